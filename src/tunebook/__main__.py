@@ -1,0 +1,5 @@
+"""``python -m tunebook``."""
+
+from tunebook.cli import main
+
+main()

@@ -1,0 +1,138 @@
+"""What commands print: tables that are rich on a terminal and plain when piped, one JSON document with --json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tunebook.tuner import Progress
+
+
+def print_json(document: Any) -> None:
+    """One document on standard output."""
+    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def say(text: str = "") -> None:
+    """A line of the command's own result."""
+    print(text)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under a title. Columns that begin with ``>`` are right-aligned."""
+    if not rows:
+        return
+    if sys.stdout.isatty():
+        _rich_table(title, columns, rows)
+    else:
+        _plain_table(title, columns, rows)
+
+
+def _rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    for column in columns:
+        shown.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))  # text of files is never read as markup
+    Console().print(shown)
+
+
+def _plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    names = [column.lstrip(">") for column in columns]
+    widths = [max(len(names[i]), *(len(row[i]) for row in rows)) for i in range(len(columns))]
+    print(f"\n{title}")
+    for row in [names, *rows]:
+        cells = [
+            cell.rjust(width) if column.startswith(">") else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def error_console() -> Console:
+    """Where progress and logs go."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Progress]:
+    """A ``progress(done, total, what)`` that draws a bar with the time left; a line now and then where nobody watches."""
+    if quiet:
+        yield lambda done, total, what: None
+    elif sys.stderr.isatty():
+        with _rich_bar() as report:
+            yield report
+    else:
+        yield _lines()
+
+
+@contextmanager
+def _rich_bar() -> Iterator[Progress]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=error_console(),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("", total=1)
+        totals = {"seen": 0}
+
+        def report(done: int, total: int, what: str) -> None:
+            if total != totals["seen"]:
+                totals["seen"] = total
+                bar.reset(task, total=total)
+            bar.update(task, completed=done, description=what)
+
+        yield report
+
+
+def _lines() -> Progress:
+    last = {"tenth": -1, "total": -1}
+
+    def report(done: int, total: int, what: str) -> None:
+        tenth = 10 * done // max(1, total)
+        if (tenth, total) != (last["tenth"], last["total"]):
+            last.update(tenth=tenth, total=total)
+            print(f"tunebook: {done}/{total} {what}".rstrip(), file=sys.stderr, flush=True)
+
+    return report
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """``1.84x [1.79, 1.90]``"""
+    return f"{value:.2f}x [{low:.2f}, {high:.2f}]"
+
+
+def duration(seconds: float) -> str:
+    """``850 ns``, ``12.3 µs``, ``4.56 ms``, ``7.8 s``"""
+    for limit, factor, unit in ((1e-6, 1e9, "ns"), (1e-3, 1e6, "µs"), (1.0, 1e3, "ms")):
+        if seconds < limit:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def size(count: float) -> str:
+    """``512 B``, ``1.5 MB``, ``2.75 GB`` (powers of ten)"""
+    for limit, factor, unit in ((1e3, 1, "B"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB")):
+        if count < limit:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count / 1e9:.2f} GB"

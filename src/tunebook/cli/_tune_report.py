@@ -1,0 +1,111 @@
+"""The report of `tunebook tune` for people: what was tuned, what won, what it buys on the whole model, and where it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from tunebook.cli._output import duration, interval, say, size, table
+from tunebook.engine import TuneReport
+from tunebook.records import Phase, Plan, Tactic, Verdict
+
+#: The costliest problems are shown; `tunebook show` prints all.
+SHOWN = 12
+
+
+def print_report(report: TuneReport, own: Collection[tuple[str, str]] = ()) -> None:
+    """`own` are the (op, runner) pairs that the user's files added."""
+    outcome, session = report.outcome, report.session
+    left = f", {outcome.left_out} left out (the budget was spent; give --budget more)" if outcome.left_out else ""
+    say(f"{report.model}: {report.why}")
+    say(
+        f"{outcome.seen} problems: {outcome.cached} from the cache, {outcome.tuned} tuned, "
+        f"{outcome.kept_default} keep the default{left}"
+    )
+    _seconds(report)
+    if outcome.tuned:
+        heavy = sorted(outcome.verdicts.values(), key=lambda v: -outcome.weights.get(v.problem, 0.0))
+        print_verdicts(f"Verdicts (the {min(SHOWN, len(heavy))} costliest of {len(heavy)})", heavy[:SHOWN])
+    for runner in sorted(own):
+        print_own(runner, list(outcome.verdicts.values()), report.plan)
+    if report.plan is not None:
+        print_plan(report.plan)
+    say()
+    if session.policy.value == "reuse":
+        state = "not written: " + outcome.not_published if outcome.not_published else "published" if outcome.published else "unchanged"
+        say(f"cache: {session.location.cache} ({state})")
+    else:
+        untouched = "neither read nor written" if session.policy.value == "fresh" else "read only"
+        say(f"cache: {session.location.cache} ({untouched})")
+    say(f"run:   {session.run_path or 'none, nothing was tuned'}")
+
+
+def _seconds(report: TuneReport) -> None:
+    parts = [f"load {report.load_seconds:.1f}"] + [f"{name} {value:.1f}" for name, value in report.seconds.items()]
+    say("seconds: " + ", ".join(parts))
+
+
+def print_verdicts(title: str, verdicts: Sequence[Verdict]) -> None:
+    """A line a problem: winner, speed-up over the default, status."""
+    rows = [
+        (v.problem, v.winner, duration(v.seconds) if v.seconds else "-", interval(v.speedup, v.low, v.high), v.status, _remark(v))
+        for v in verdicts
+    ]
+    table(title, ("problem", "winner", ">time", ">over default", "status", "remark"), rows)
+
+
+def _remark(verdict: Verdict) -> str:
+    ties = f"ties with {len(verdict.ties)}" if verdict.ties else ""
+    rejected = f"{len(verdict.rejected)} rejected" if verdict.rejected else ""
+    return ", ".join(part for part in (ties, rejected, verdict.note) if part)
+
+
+def print_own(own: tuple[str, str], verdicts: Sequence[Verdict], plan: Plan | None) -> None:
+    """How a runner of the user's did: per problem won, lost by how much, or rejected and why; and in the plan."""
+    op, runner = own
+    rows = []
+    for verdict in sorted(verdicts, key=lambda v: v.problem):
+        if verdict.problem.partition("|")[0] != op:
+            continue
+        mine = next((m for m in verdict.frontier if Tactic.parse(m.tactic).runner == runner), None)
+        if mine is None:
+            refused = [r for r in verdict.rejected if Tactic.parse(r.tactic).runner == runner]
+            words = "; ".join(dict.fromkeys(f"{r.reason}: {r.detail}" for r in refused)) or "did not race"
+            rows.append((verdict.problem, "rejected" if refused else "-", "", words))
+        elif mine.tactic == verdict.winner:
+            rows.append((verdict.problem, "won", mine.tactic, f"{interval(verdict.speedup, verdict.low, verdict.high)} over the default"))
+        else:
+            slower = f"{interval(mine.ratio, mine.low, mine.high)} the time of {verdict.winner}"
+            rows.append((verdict.problem, "tied" if mine.tactic in verdict.ties else "lost", mine.tactic, slower))
+    table(f"Runner {runner} of op {op}", ("problem", "result", "tactic", "detail"), rows)
+    if plan is not None:
+        serves = sum(Tactic.parse(t).runner == runner for k, t in plan.tactics.items() if k.partition("|")[0] == op)
+        overall = f"; the whole plan is {plan.overall.outcome} than the default" if plan.overall else ""
+        say(f"{runner} serves {serves} of {len(plan.tactics)} problems in the plan{overall.replace('no difference than', 'no different from')}")
+
+
+def print_plan(plan: Plan) -> None:
+    """The whole-model comparison, and the layouts with what they take."""
+    table(
+        "Whole model, default against tuned, interleaved (95 % intervals)",
+        ("phase", ">batch", ">tokens", ">default ms", ">tuned ms", ">speed-up", "verdict"),
+        [_phase(phase) for phase in plan.phases],
+    )
+    if plan.overall is not None:
+        o = plan.overall
+        say(f"overall: {interval(o.speedup, o.speedup_low, o.speedup_high)}, {o.outcome}")
+    active = "active" if plan.active else "NOT active: slower than the default on the whole model"
+    say(f"plan: {active}; prepared weights {size(plan.bytes)}" + "".join(
+        f"\n  {family}: {', '.join(names)}" for family, names in plan.layouts.items()
+    ))
+
+
+def _phase(phase: Phase) -> tuple[str, ...]:
+    return (
+        phase.phase,
+        str(phase.batch),
+        str(phase.tokens),
+        f"{phase.default_ms:.1f}",
+        f"{phase.tuned_ms:.1f}",
+        interval(phase.speedup, phase.speedup_low, phase.speedup_high),
+        phase.outcome,
+    )

@@ -1,0 +1,55 @@
+"""`tunebook generate`: text from a model, served with its tuned plan."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunebook.cli._output import print_json, progress_bar
+from tunebook.cli._run import edge
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="A built-in model, or a checkpoint directory.")] = "smollm2-moe",
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to continue or answer.")] = ...,  # type: ignore[assignment]
+    max_new_tokens: Annotated[int, typer.Option(help="The most tokens to produce.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    cache: Annotated[Path | None, typer.Option(help="The cache file. Default: this environment's winners.json.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads. Default: TUNEBOOK_THREADS, else torch's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document at the end.")] = False,
+) -> None:
+    """Stream MODEL's continuation of a prompt. What the cache knows of the model serves; nothing is tuned."""
+    with edge():
+        _generate(model, prompt, max_new_tokens, temperature, cache, threads, as_json)
+
+
+def _generate(
+    model: str, prompt: str, max_new_tokens: int, temperature: float, cache: Path | None, threads: int | None, as_json: bool
+) -> None:
+    from tunebook.cli._load import load_model
+    from tunebook.errors import UsageError
+    from tunebook.store import Policy
+
+    if temperature < 0:
+        raise UsageError(f"--temperature {temperature} is negative; 0 is greedy, 1 samples as the model says")
+    with load_model(model, threads, as_json) as runner:
+        with progress_bar(as_json) as progress:
+            report = runner.autotune(cache=cache, policy=Policy.REPLAY, progress=progress)
+        start, pieces, first = time.perf_counter(), [], None
+        for piece in runner.generate(prompt, max_new_tokens, temperature):
+            first = first if first is not None else time.perf_counter() - start
+            pieces.append(piece)
+            if not as_json:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        seconds = time.perf_counter() - start
+    if as_json:
+        plan = report.document()["plan"]
+        print_json({"model": report.model, "prompt": prompt, "text": "".join(pieces), "seconds": seconds,
+                    "first_piece_s": first, "plan": {"active": plan["active"], "verified": plan["verified"]}})  # fmt: skip
+    else:
+        sys.stdout.write("\n")

@@ -1,0 +1,83 @@
+"""`tunebook show`: what a cache or a run file holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunebook.cli._output import print_json, say, table
+from tunebook.cli._run import edge
+
+
+def show(
+    path: Annotated[Path | None, typer.Argument(help="A cache or a run file. Default: this environment's cache.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Print the verdicts and plans that a cache or a run file holds, and what of it cannot be served."""
+    with edge():
+        _show(path, as_json)
+
+
+def _show(path: Path | None, as_json: bool) -> None:
+    import msgspec
+
+    from tunebook.store import Run, read_any
+
+    path = path or _default_cache()
+    found = read_any(path)
+    plans = {plan.fingerprint: plan for plan in found.plans} if isinstance(found, Run) else dict(found.plans)
+    verdicts = sorted(found.verdicts.values(), key=lambda v: v.problem)
+    environment = found.header.environment if isinstance(found, Run) else found.environment
+    if as_json:
+        print_json(
+            {
+                "path": str(path),
+                "kind": "run" if isinstance(found, Run) else "cache",
+                "environment": msgspec.to_builtins(environment) if environment else None,
+                "verdicts": {v.problem: msgspec.to_builtins(v) for v in verdicts},
+                "plans": {key: msgspec.to_builtins(plan) for key, plan in plans.items()},
+                "misses": [str(miss) for miss in found.misses],
+                **(_run_facts(found) if isinstance(found, Run) else {}),
+            }
+        )
+        return
+    from tunebook.cli._tune_report import print_plan, print_verdicts
+
+    say(f"{path}: {'run' if isinstance(found, Run) else 'cache'}, {len(verdicts)} verdicts, {len(plans)} plans")
+    if isinstance(found, Run):
+        for name, value in _run_facts(found).items():
+            say(f"  {name}: {value}")
+    if environment is not None:
+        table("Environment", ("field", "value"), [*environment.hard.items(), *environment.soft.items()])
+    print_verdicts("Verdicts", verdicts)
+    rejected = [(v.problem, r.tactic, r.reason, r.detail) for v in verdicts for r in v.rejected]
+    table("Rejected tactics", ("problem", "tactic", "reason", "detail"), rejected)
+    for plan in plans.values():
+        say(f"\nplan for {plan.model} ({', '.join(plan.requested)})")
+        print_plan(plan)
+    for miss in found.misses:
+        say(f"miss: {miss}")
+
+
+def _run_facts(found: Any) -> dict[str, Any]:
+    header, footer = found.header, found.footer
+    return {
+        "model": header.model,
+        "policy": header.policy,
+        "started": header.started,
+        "seconds": round(footer.seconds, 1) if footer else None,
+        "trials": len(found.trials),
+        "complete": footer is not None and not found.torn,
+        "note": header.note,
+    }
+
+
+def _default_cache() -> Path:
+    from tunebook.devices import device_of
+    from tunebook.engine import set_threads
+    from tunebook.store import Location
+
+    set_threads(None)
+    return Location.of(device_of("cpu").environment(), None).cache

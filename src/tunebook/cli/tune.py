@@ -1,0 +1,99 @@
+"""`tunebook tune`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunebook.cli._output import print_json, progress_bar
+from tunebook.cli._run import edge, sizes
+
+if TYPE_CHECKING:
+    from tunebook.engine import TuneReport
+
+
+def tune(
+    model: Annotated[str, typer.Argument(help="A built-in model, or a checkpoint directory.")] = "smollm2-moe",
+    cache: Annotated[Path | None, typer.Option(help="The cache file. Default: this environment's winners.json.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Tune afresh: neither read nor write the cache; the result is a run file.")
+    ] = False,
+    replay: Annotated[bool, typer.Option("--replay", help="Only serve what the cache knows; never tune.")] = False,
+    budget: Annotated[float | None, typer.Option(help="Seconds of wall clock. Default: TUNEBOOK_BUDGET_S.")] = None,
+    decode: Annotated[str, typer.Option(help="Decode batch sizes.")] = "1,4,16",
+    prefill: Annotated[str, typer.Option(help="Prefill lengths.")] = "128,512",
+    threads: Annotated[int | None, typer.Option(help="Threads. Default: TUNEBOOK_THREADS, else torch's.")] = None,
+    with_: Annotated[
+        list[Path] | None, typer.Option("--with", help="A Python file that adds runners to ops. May be repeated.")
+    ] = None,
+    op: Annotated[list[str] | None, typer.Option("--op", help="Tune only this op. May be repeated.")] = None,
+    skip_op: Annotated[list[str] | None, typer.Option("--skip-op", help="Do not tune this op. May be repeated.")] = None,
+    only_runner: Annotated[
+        list[str] | None, typer.Option("--only-runner", help="Race only this runner's tactics. May be repeated.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="A note for the run file.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Load MODEL, tune its kernels on what it really calls, prove the gain on the whole model, and keep the result."""
+    with edge():
+        report = run(model, cache, fresh, replay, budget, decode, prefill, threads, with_, op, skip_op, only_runner, note, as_json)
+    if report.outcome.not_published:
+        raise SystemExit(3)
+
+
+def run(
+    model: str,
+    cache: Path | None,
+    fresh: bool,
+    replay: bool,
+    budget: float | None,
+    decode: str,
+    prefill: str,
+    threads: int | None,
+    with_: list[Path] | None,
+    op: list[str] | None,
+    skip_op: list[str] | None,
+    only_runner: list[str] | None,
+    note: str,
+    as_json: bool,
+) -> TuneReport:
+    """The command without its edge: checks every argument before the model is loaded."""
+    from tunebook.cli._load import load_model
+    from tunebook.cli._tune_report import print_report
+    from tunebook.engine import requests
+    from tunebook.errors import UsageError
+    from tunebook.ops import load_file
+    from tunebook.store import Policy, resolve_policy
+    from tunebook.tuner import Selection
+
+    if fresh and replay:
+        raise UsageError("--fresh and --replay contradict each other; give one of them")
+    if budget is not None and not budget > 0:
+        raise UsageError(f"--budget {budget} is not a positive number of seconds")
+    wanted = requests(sizes("--decode", decode), sizes("--prefill", prefill))
+    policy = resolve_policy(True, Policy.FRESH if fresh else Policy.REPLAY if replay else None)
+    before = runner_names()
+    for file in with_ or ():
+        load_file(file)
+    own = runner_names() - before
+    selection = Selection(tuple(op or ()), tuple(skip_op or ()), tuple(only_runner or ()))
+    with progress_bar(as_json) as progress, load_model(model, threads, as_json) as runner:
+        report = runner.autotune(
+            cache=cache, policy=policy, budget_s=budget, wanted=wanted, selection=selection, note=note, progress=progress
+        )
+    document: dict[str, Any] = report.document()
+    if as_json:
+        print_json(document)
+    else:
+        print_report(report, own)
+    return report
+
+
+def runner_names() -> set[tuple[str, str]]:
+    """(op, runner) of everything that is declared now."""
+    import tunebook.kernels  # noqa: F401 - declares the shipped ops
+    from tunebook.dispatch import OPS
+
+    return {(op.name, runner) for op in OPS.values() for runner in op.runners}

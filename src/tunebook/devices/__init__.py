@@ -1,0 +1,31 @@
+"""Devices: clock, synchronise, streams and environment facts behind one interface."""
+
+from typing import Any
+
+from tunebook.devices._base import Device
+from tunebook.devices._cpu import CpuDevice
+from tunebook.devices._cuda import CudaDevice
+from tunebook.devices._isa import cache_sizes, cpu_isa, cpu_model, usable_cores
+from tunebook.errors import UsageError
+
+
+def device_of(name: Any = "cpu") -> Device:
+    """The device that torch calls `name` (a string or a ``torch.device``). Raises UsageError for a kind not known here."""
+    kind, _, index = str(name).partition(":")
+    if kind == "cpu":
+        return CpuDevice()
+    if kind == "cuda":
+        return CudaDevice(int(index or 0))
+    raise UsageError(f"device {name!s} is neither cpu nor cuda; tunebook measures on these two")
+
+
+__all__ = [
+    "CpuDevice",
+    "CudaDevice",
+    "Device",
+    "cache_sizes",
+    "cpu_isa",
+    "cpu_model",
+    "device_of",
+    "usable_cores",
+]

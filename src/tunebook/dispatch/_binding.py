@@ -1,0 +1,217 @@
+"""A binding: an op with its constants (one layer's weights), and the hot path from a call to the tactic that serves it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from tunebook.dispatch._collecting import BINDINGS, collector
+from tunebook.dispatch._prepared import Prepared
+from tunebook.dispatch._scope import FREE, Scope
+from tunebook.errors import OpError
+from tunebook.ops import OpSpec
+from tunebook.records import DEFAULT, Problem, Tactic
+
+logger = logging.getLogger("tunebook.dispatch")
+
+Call = Callable[..., Any]
+
+
+class Binding:
+    """Calls of an op with the same constants.
+
+    A call looks its signature up in `table` and runs what it finds. What the table does not hold is resolved once:
+    problem, tactic, prepared weights, guards; the callable is then kept under that signature. `default` replaces the op's
+    own default function (an attached module's original forward); `default_version` identifies it.
+    """
+
+    def __init__(
+        self,
+        spec: OpSpec,
+        constants: tuple[Any, ...] = (),
+        *,
+        scope: Scope = FREE,
+        name: str = "",
+        default: Call | None = None,
+        default_version: str = "",
+    ) -> None:
+        if len(constants) != len(spec.constants):
+            raise OpError(f"op {spec.name} has constants ({', '.join(spec.constants)}), {len(constants)} were given")
+        self.spec = spec
+        self.constants = constants
+        self.scope = scope
+        self.name = name
+        self.default: Call = default or _with_constants(spec.function, constants)
+        self.default_version = default_version
+        self.prepared = Prepared()
+        self._grad = any(getattr(value, "requires_grad", False) for value in constants)
+        self._tables: dict[bool, dict[Any, Call]] = {True: {}, False: {}}
+        self.table: dict[Any, Call] = {}
+        self._lead = spec.dynamic.index(spec.lead) if spec.lead else 0 if len(spec.dynamic) == 1 else None
+        scope.add(self)
+        BINDINGS.add(self)
+        self.switch()
+
+    def caller(self) -> Call:
+        """The function to call: a closure over this binding, of the op's dynamic arguments."""
+        import torch
+
+        grad_enabled = torch.is_grad_enabled
+        lead, signature, resolve, grad = self._lead, _signature, self.resolve, self._grad
+        binding = self
+
+        if lead is None:
+
+            def call(*args: Any) -> Any:
+                try:
+                    found = binding.table.get(signature(args))
+                except TypeError:  # an argument that cannot be hashed
+                    found = None
+                if found is None or (grad_enabled() and (grad or _requires_grad(args))):
+                    found = resolve(args)
+                return found(*args)
+
+        elif len(self.spec.dynamic) == 1:
+
+            def call(x: Any) -> Any:  # type: ignore[misc]  # the signatures differ on purpose: this one is the fast one
+                try:
+                    found = binding.table.get((x.shape, x.dtype, x.is_contiguous()))
+                except AttributeError:
+                    found = None
+                if found is None or (grad_enabled() and (grad or x.requires_grad)):
+                    found = resolve((x,))
+                return found(x)
+
+        else:
+
+            def call(*args: Any) -> Any:
+                x = args[lead]
+                try:
+                    found = binding.table.get((x.shape, x.dtype, x.is_contiguous()))
+                except AttributeError:
+                    found = None
+                if found is None or (grad_enabled() and (grad or _requires_grad(args))):
+                    found = resolve(args)
+                return found(*args)
+
+        return call
+
+    def resolve(self, args: tuple[Any, ...]) -> Call:
+        """The callable for these arguments; kept for the next call where that is safe. Never raises for what is not tuned."""
+        import torch
+
+        by = collector()
+        if by is not None:
+            return by.note(self, args)
+        if torch.is_grad_enabled() and (self._grad or _requires_grad(args)):
+            return self._counted("default: gradients are on (use torch.inference_mode())", self.default)
+        try:
+            description = self.spec.shape.describe((*args, *self.constants))
+            problem = self.spec.shape.problem(description)
+        except (OpError, AttributeError, TypeError, IndexError) as error:
+            return self._keep(args, self._counted(f"default: {error}", self.default, once=True))
+        if problem is None:
+            return self._keep(args, self._counted("default: no bucket for this size", self.default))
+        tactic = self.scope.lookup(problem.key)
+        if tactic is None:
+            return self._keep(args, self._counted("default: not tuned", self.default))
+        try:
+            call = self.bound(tactic)
+        except Exception as error:  # noqa: BLE001 - preparing runs a runner's own code; serving must go on without it
+            logger.warning("%s: %s cannot be prepared, the default serves: %s", problem.key, tactic.name, error)
+            return self._keep(args, self._counted("default: preparing failed", self.default))
+        if tactic != DEFAULT and any(size != dim.size for size, dim in _sizes(description.sizes, problem)):
+            call = self._counted("bucket", call)
+        return self._keep(args, call)
+
+    def bound(self, tactic: Tactic) -> Call:
+        """A callable of the dynamic arguments that runs `tactic`. Raises OpError for one that the op does not offer."""
+        if tactic == DEFAULT:
+            return self.default
+        runner = self.spec.runner_of(tactic)
+        if runner is None:
+            raise OpError(f"op {self.spec.name} offers no tactic {tactic.name}")
+        layout = runner.layout_of(tactic)
+        if not layout:
+            return _with_constants(runner.function, self.constants, tactic)
+        prepared = self.prepared.get(layout, functools.partial(_prepare, runner.prepare, self.constants, tactic))
+        return _with_constants(runner.function, (prepared,), tactic)
+
+    def forget(self) -> None:
+        """Drop the kept callables: what they were chosen from has changed."""
+        for table in self._tables.values():
+            table.clear()
+
+    def switch(self) -> None:
+        """Follow the scope's state, or the collection that has begun or ended."""
+        self.table = {} if collector() is not None else self._tables[self.scope.tuned]
+
+    def close(self) -> None:
+        """Release prepared weights and kept callables."""
+        self.forget()
+        self.prepared.clear()
+        self.scope.remove(self)
+
+    def _keep(self, args: tuple[Any, ...], call: Call) -> Call:
+        key: Any
+        if self._lead is None:
+            key = _signature(args)
+        else:
+            x = args[self._lead]
+            try:
+                key = (x.shape, x.dtype, x.is_contiguous())
+            except AttributeError:
+                return call
+        try:
+            self.table[key] = call
+        except TypeError:  # an argument that cannot be hashed: resolved again at each call
+            return call
+        return call
+
+    def _counted(self, what: str, call: Call, *, once: bool = False) -> Call:
+        counts = self.scope.counts
+        if once and what not in counts:
+            logger.warning("op %s runs its %s", self.spec.name, what)
+
+        def counted(*args: Any) -> Any:
+            counts[what] += 1
+            return call(*args)
+
+        return counted
+
+
+def _with_constants(function: Call, constants: tuple[Any, ...], tactic: Tactic | None = None) -> Call:
+    """`function` with its trailing arguments and parameters filled in; the common arities avoid unpacking."""
+    params = tactic.kwargs if tactic else {}
+    run = functools.partial(function, **params) if params else function
+    if not constants:
+        return run
+    if len(constants) == 1:
+        (only,) = constants
+        return lambda *args: run(*args, only)
+    return lambda *args: run(*args, *constants)
+
+
+def _prepare(prepare: Call, constants: tuple[Any, ...], tactic: Tactic) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return prepare(*constants, **tactic.kwargs)
+
+
+def _signature(args: tuple[Any, ...]) -> Any:
+    return tuple(
+        (value.shape, value.dtype, value.is_contiguous(), value.device) if hasattr(value, "is_contiguous")
+        else (type(value), value)
+        for value in args
+    )  # fmt: skip
+
+
+def _requires_grad(args: tuple[Any, ...]) -> bool:
+    return any(getattr(value, "requires_grad", False) for value in args)
+
+
+def _sizes(sizes: Any, problem: Problem) -> list[tuple[int, Any]]:
+    return [(sizes[dim.name], dim) for dim in problem.dims]

@@ -1,0 +1,72 @@
+"""A scope: what a group of bindings (one attached model, or all free-standing ops) is served with."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tunebook.records import DEFAULT, Tactic
+
+if TYPE_CHECKING:
+    from tunebook.dispatch._binding import Binding
+
+
+class Scope:
+    """Tactics by problem key, switched on or off together.
+
+    Every binding keeps one table of bound callables for each state, so that switching costs an assignment a binding.
+    `counts` says how often a call did not get what was tuned for exactly its shape: "bucket" (a winner of its bucket at
+    another size), and "default: <why>".
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.counts: Counter[str] = Counter()
+        self.lock = threading.RLock()
+        self._tactics: dict[str, Tactic] = {}
+        self._tuned = True
+        self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
+
+    @property
+    def tuned(self) -> bool:
+        """Whether tuned tactics serve; otherwise every call runs its default."""
+        return self._tuned
+
+    @property
+    def tactics(self) -> Mapping[str, Tactic]:
+        return self._tactics
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        return tuple(self._bindings)
+
+    def add(self, binding: Binding) -> None:
+        self._bindings.add(binding)
+
+    def remove(self, binding: Binding) -> None:
+        self._bindings.discard(binding)
+
+    def lookup(self, key: str) -> Tactic | None:
+        """The tactic for a problem, or None for a problem that nothing is known about."""
+        return self._tactics.get(key, None) if self._tuned else DEFAULT
+
+    def install(self, tactics: Mapping[str, Tactic], *, replace: bool = False) -> None:
+        """Serve these tactics from now on; the others stay unless `replace`."""
+        with self.lock:
+            self._tactics = dict(tactics) if replace else {**self._tactics, **tactics}
+            for binding in self.bindings:
+                binding.forget()
+
+    def switch(self, tuned: bool) -> None:
+        """Serve the tuned tactics, or the defaults."""
+        with self.lock:
+            self._tuned = tuned
+            for binding in self.bindings:
+                binding.switch()
+
+
+#: The scope of ops that are called as functions, outside any attached model.
+FREE = Scope("free")

@@ -1,0 +1,23 @@
+"""The engine: load, attach, tune through dummy runs, verify on the whole model, generate."""
+
+from tunebook.engine._attach import ATTACHABLE, Attachment, attach
+from tunebook.engine._autotune import autotune
+from tunebook.engine._phases import DEFAULT_DECODE, DEFAULT_PREFILL, PhaseRequest, requests
+from tunebook.engine._report import TuneReport
+from tunebook.engine._runner import ModelRunner, set_threads
+from tunebook.engine._steps import make_step
+
+__all__ = [
+    "ATTACHABLE",
+    "DEFAULT_DECODE",
+    "DEFAULT_PREFILL",
+    "Attachment",
+    "ModelRunner",
+    "PhaseRequest",
+    "TuneReport",
+    "attach",
+    "autotune",
+    "make_step",
+    "requests",
+    "set_threads",
+]

@@ -1,0 +1,129 @@
+"""`autotune`: the block in which calls are collected, and on whose end they are tuned, published and served."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from tunebook.devices import device_of
+from tunebook.dispatch import Binding, Scope, collecting, tensor_bytes
+from tunebook.envs import envs
+from tunebook.errors import UsageError
+from tunebook.plan import Choices, extra_bytes, install, make, prepare
+from tunebook.store import Policy, ResolvedPolicy, resolve_policy
+from tunebook.tuner import Collection, Outcome, Progress, Selection, Session
+
+logger = logging.getLogger("tunebook.engine")
+
+
+class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard library's context managers
+    """Collect the calls of tunable ops in the block, and tune them on leaving it.
+
+    tune_mode:  False never tunes: what the cache knows serves, the rest runs the default (policy REPLAY).
+    cache:      the cache file; by default ``winners.json`` of this environment under TUNEBOOK_CACHE_DIR.
+    policy:     a `Policy` or its name; an argument beats the environment variables, these beat the default (REUSE).
+    budget_s:   seconds of wall clock for the tuning; by default TUNEBOOK_BUDGET_S.
+    only_ops, skip_ops, only_runners: narrow what is tuned; the default and the incumbent always race.
+
+    An exception inside the block tunes nothing, and what was known stays. A block inside a block joins the outer one: the
+    outermost tunes when it is left; inner arguments must not differ from the outer ones. Blocks one after another are
+    separate tunings with a run file each. Calls from any thread are collected while a block is open.
+
+    Raises ValueError (UsageError) for ``tune_mode=False`` with another policy and for a nested block that differs.
+    After the block, `outcome` tells what was done and `run` names the run file.
+    """
+
+    _open: autotune | None = None
+
+    def __init__(
+        self,
+        tune_mode: bool = True,
+        cache: str | Path | None = None,
+        *,
+        policy: Policy | str | None = None,
+        budget_s: float | None = None,
+        only_ops: Sequence[str] = (),
+        skip_ops: Sequence[str] = (),
+        only_runners: Sequence[str] = (),
+        progress: Progress | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if budget_s is not None and not budget_s > 0:
+            raise UsageError(f"budget_s={budget_s} is not a positive number of seconds")
+        self.policy: ResolvedPolicy = resolve_policy(tune_mode, policy)
+        self.cache = None if cache is None else str(cache)
+        self.budget_s = budget_s
+        self.selection = Selection(tuple(only_ops), tuple(skip_ops), tuple(only_runners))
+        self.outcome: Outcome | None = None
+        self.run: str | None = None
+        self._progress = progress
+        self._seed = seed
+        self._explicit = (policy is not None or not tune_mode, cache is not None, budget_s is not None)
+        self._stack = ExitStack()
+        self._outer: autotune | None = None
+
+    def __enter__(self) -> autotune:
+        outer = autotune._open
+        if outer is not None:
+            self._join(outer)
+            return self
+        device = device_of("cpu")
+        self.session = Session(
+            self.policy, cache=self.cache, device=device, selection=self.selection, seed=self._seed
+        )
+        self.collection = Collection(device)
+        self._stack.enter_context(collecting(self.collection))
+        autotune._open = self
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._outer is not None:
+            self._outer = None
+            return
+        autotune._open = None
+        self._stack.close()
+        if kind is not None:
+            logger.info("autotune: the block ended with %s; nothing is tuned, what was known stays", kind.__name__)
+            return
+        budget = self.budget_s if self.budget_s is not None else envs.TUNEBOOK_BUDGET_S.get()
+        self.outcome = self.session.tune(self.collection, budget, self._progress)
+        for scope in self.collection.scopes.values():
+            serve(scope, self.outcome, self.collection)
+        self.session.publish(self.outcome)
+        self.session.finish()
+        self.run = self.session.run_path
+
+    def _join(self, outer: autotune) -> None:
+        mine = (self.policy.policy, self.cache, self.budget_s)
+        theirs = (outer.policy.policy, outer.cache, outer.budget_s)
+        names = ("policy", "cache", "budget_s")
+        for name, explicit, one, other in zip(names, self._explicit, mine, theirs, strict=True):
+            if explicit and one != other:
+                raise UsageError(f"autotune inside autotune: {name}={one} differs from the outer block's {other}")
+        self._outer = outer
+
+
+def serve(scope: Scope, outcome: Outcome, collection: Collection) -> Choices:
+    """Make a scope's plan from an outcome and install it."""
+    weights = {id(value): value for binding in scope.bindings for value in binding.constants}
+    limit = extra_bytes(tensor_bytes(list(weights.values())), collection.device.free_memory())
+    choices = make(outcome, collection, scope, limit)
+    families = families_of(scope, collection)
+    install(scope, choices, families)
+    prepare(scope, choices, families)
+    return choices
+
+
+def families_of(scope: Scope, collection: Collection) -> dict[Binding, str]:
+    """The problem family of each binding of a scope that was called."""
+    return {
+        binding: family.name
+        for family in collection.families.values()
+        for binding in family.layers
+        if binding.scope is scope
+    }

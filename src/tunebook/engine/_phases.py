@@ -1,0 +1,80 @@
+"""Phases: the decode and prefill steps that a model is tuned and verified on, and their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tunebook.errors import UsageError
+
+PhaseName = Literal["decode", "prefill"]
+
+DEFAULT_DECODE = (1, 4, 16)
+DEFAULT_PREFILL = (128, 512)
+#: Tokens that stand in the key-value cache when a decode step is measured.
+DECODE_CONTEXT = 32
+
+#: What dummy runs read when the model has a tokenizer: routing is then the model's own on ordinary text.
+TEXT = """\
+A tuner that measures once believes whatever the machine was doing at that moment. On a quiet afternoon the first kernel
+wins; while a backup runs, the second. Both answers are written down with the same confidence, and the next start trusts
+them. The harbour master of a small port once explained tides to visitors in the same way: look at the water twice, and
+never at the same hour. Salt, rope and diesel were in the air, and a child asked why boats do not simply wait. Some do.
+
+To make bread, mix 500 grams of flour with 350 grams of water, 10 grams of salt and a little yeast. Fold the dough every
+half hour, four times, and let it rest overnight in a cool place. Bake it hot, first covered, then open, until the crust
+is dark. What changes from day to day is the room: a warm kitchen needs less yeast, a cold one more patience.
+
+def mean(values):
+    total = 0.0
+    for value in values:
+        total += value
+    return total / len(values)
+
+The committee met on 14 March 1987 and voted nine to two. Its report, forty pages long, lists bridges by age, load and
+cost of repair; a table at the end compares steel with stone. Nobody expected the stone bridges to do so well. In the
+mountains, rivers carry gravel that no model predicted, and engineers went back to measure again, this time in spring.
+
+Q: How far is the moon? A: About 384,400 kilometres on average, a little more than a light-second away.
+Q: What is a mixture of experts? A: A layer with many small networks, of which a router picks a few for every token.
+"""
+
+
+@dataclass(frozen=True)
+class PhaseRequest:
+    """One step to tune and verify: `batch` sequences advanced by `tokens` each."""
+
+    phase: PhaseName
+    batch: int
+    tokens: int
+
+    def __str__(self) -> str:
+        return f"decode {self.batch}" if self.phase == "decode" else f"prefill {self.tokens}"
+
+
+def requests(
+    decode: Iterable[int] = DEFAULT_DECODE, prefill: Iterable[int] = DEFAULT_PREFILL
+) -> tuple[PhaseRequest, ...]:
+    """The requested phases, ascending. Raises UsageError for a size below 1, or for none at all."""
+    found = {PhaseRequest("decode", size, 1) for size in decode} | {PhaseRequest("prefill", 1, size) for size in prefill}
+    if not found:
+        raise UsageError("no phase to tune: give at least one decode batch size or one prefill length")
+    for request in found:
+        if min(request.batch, request.tokens) < 1:
+            raise UsageError(f"{request} is not a size: batch sizes and lengths are at least 1")
+    return tuple(sorted(found, key=lambda r: (r.phase, r.batch, r.tokens)))
+
+
+def token_rows(model: Any, tokenizer: Any, rows: int, length: int, seed: int = 0) -> Any:
+    """Token ids [rows, length] int64: stretches of real text, each row from another place, or random ids without a tokenizer."""
+    import torch
+
+    vocabulary = model.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(seed)
+    if tokenizer is None:
+        return torch.randint(0, vocabulary, (rows, length), generator=generator)
+    ids: Sequence[int] = tokenizer(TEXT)["input_ids"]
+    text = torch.tensor([token for token in ids if token < vocabulary], dtype=torch.int64)
+    starts = torch.randint(0, len(text), (rows, 1), generator=generator)
+    return text[(starts + torch.arange(length)) % len(text)]

@@ -1,0 +1,80 @@
+"""What one autotune did, as one document: problems, seconds, plan, phases, files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from tunebook.devices import Device
+from tunebook.records import Plan
+from tunebook.tuner import Outcome, Session
+
+STAGES = ("load", "collect", "tune", "prepare", "verify", "start")
+
+
+def timer(device: Device) -> Callable[[], float]:
+    """Seconds since now, on the device's clock."""
+    start = device.clock()
+    return lambda: device.clock() - start
+
+
+@dataclass
+class TuneReport:
+    """Filled by `ModelRunner.autotune`; `why` says why it tuned, or why it did not have to."""
+
+    model: str
+    session: Session
+    why: str
+    load_seconds: float = 0.0
+    outcome: Outcome = field(default_factory=Outcome)
+    plan: Plan | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    limit_bytes: int = 0
+    model_bytes: int = 0
+
+    @property
+    def tuned(self) -> bool:
+        return self.outcome.tuned > 0
+
+    def document(self) -> dict[str, Any]:
+        """The report as plain values, for ``tunebook tune --json``. Seconds are wall clock, times of a step milliseconds."""
+        plan, outcome = self.plan, self.outcome
+        return {
+            "model": self.model,
+            "policy": self.session.policy.value,
+            "why": self.why,
+            "environment": {
+                "digest": self.session.environment.digest,
+                "hard": self.session.environment.hard,
+                "soft": self.session.environment.soft,
+            },
+            "problems": {
+                "seen": outcome.seen,
+                "cached": outcome.cached,
+                "tuned": outcome.tuned,
+                "kept_default": outcome.kept_default,
+                "rejected_tactics": len(outcome.rejected) if outcome.tuned else 0,
+                "left_out": outcome.left_out,
+            },
+            "seconds": {"load": self.load_seconds, **{name: self.seconds.get(name, 0.0) for name in STAGES[1:]}},
+            "plan": {
+                "verified": bool(plan and plan.verified),
+                "active": bool(plan and plan.active),
+                "bytes": plan.bytes if plan else 0,
+                "tactics": dict(plan.tactics) if plan else {},
+            },
+            "phases": [
+                {**msgspec.to_builtins(phase), "outcome": phase.outcome} for phase in (plan.phases if plan else ())
+            ],
+            "overall": None
+            if plan is None or plan.overall is None
+            else {**msgspec.to_builtins(plan.overall), "outcome": plan.overall.outcome},
+            "misses": [str(miss) for miss in self.session.misses] + outcome.misses,
+            "published": outcome.published,
+            "not_published": outcome.not_published,
+            "cache": str(self.session.location.cache),
+            "run": self.session.run_path,
+        }

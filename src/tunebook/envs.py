@@ -1,0 +1,242 @@
+"""The registry of environment variables, and the only module that reads the process environment.
+
+    from tunebook.envs import envs
+
+    envs.TUNEBOOK_AUTOTUNE_CACHE.get()                # typed: bool
+    with envs.TUNEBOOK_AUTOTUNE_CACHE.override(False):
+        ...
+
+Every variable has `get / set / override / clear / is_set / source`. An argument given in code goes before a variable,
+and a variable before its default; that order is kept by whoever takes the argument.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunebook._envfields import FALSE_WORDS, TRUE_WORDS, EnvBool, EnvFloat, EnvInt, EnvPath, EnvStr, EnvTuple
+from tunebook._envvars import Alias, Computed, EnvField, Reading, Registry, Variable
+from tunebook.errors import EnvironmentVariableError
+
+__all__ = [
+    "Alias",
+    "Computed",
+    "EnvBool",
+    "EnvField",
+    "EnvFloat",
+    "EnvInt",
+    "EnvPath",
+    "EnvStr",
+    "EnvTuple",
+    "Envs",
+    "Reading",
+    "Registry",
+    "Row",
+    "Variable",
+    "envs",
+    "markdown",
+]
+
+PREFIX = "TUNEBOOK_"
+
+Plain = bool | int | float | str | tuple[str, ...] | None
+
+
+def _user_cache_dir() -> Path:
+    import platformdirs  # late: only needed where the variable is not set
+
+    return Path(platformdirs.user_cache_dir("tunebook", appauthor=False))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One variable as a table shows it. Where the text in the environment is wrong, `error` says so, `value` is None.
+
+    `default` and `value` can be written as JSON (paths are texts); `default_text` and `value_text` are for people, as
+    they would be written in the environment, and `default_text` is the same on every platform.
+    """
+
+    name: str
+    type: str
+    default: Plain
+    default_text: str
+    value: Plain
+    value_text: str
+    error: str | None
+    source: str
+    aliases: tuple[str, ...]
+    accepts: str
+    help: str
+    deprecated: str | None
+
+
+def _plain(value: object) -> Plain:
+    return value if isinstance(value, bool | int | float | str | tuple | None) else str(value)
+
+
+class Envs(Registry):
+    """tunebook's variables. `docs/environment.md` is generated from this class: `python scripts/generate_docs.py`."""
+
+    TUNEBOOK_AUTOTUNE = EnvBool(
+        True,
+        help="Whether anything is tuned. On: what the cache does not answer is tuned. Off: nothing is ever tuned; what "
+        "the cache knows is served, and the default tactic where it knows nothing.",
+    )
+    TUNEBOOK_AUTOTUNE_CACHE = EnvBool(
+        True,
+        aliases=(Alias("SGLANG_FLASHINFER_AUTOTUNE_CACHE", owner="SGLang"),),
+        help="Whether the tuning cache is reused. On: its results are served, what is missing is tuned and added. Off: "
+        "everything is tuned afresh and written to `runs/<cache stem>.<timestamp>.jsonl` beside the cache; the cache "
+        "itself is neither read nor touched. Left off, it costs a full tuning at every start.",
+    )
+    TUNEBOOK_CACHE_DIR = EnvPath[Path](
+        Computed(_user_cache_dir, "the platform's cache folder for tunebook; on Linux ~/.cache/tunebook"),
+        help="The folder of tuning caches, run files and converted models. It is created when first written to. "
+        "A relative path counts from the working directory.",
+    )
+    TUNEBOOK_BUDGET_S = EnvFloat(
+        120.0,
+        above=0,
+        help="Seconds that one tuning may take. The costliest problems are tuned first; what is left out is named.",
+    )
+    TUNEBOOK_THREADS = EnvInt(
+        None,
+        minimum=1,
+        help="Threads that kernels run on, while tuning and while serving. None: as many as torch decides. Results of "
+        "different thread counts are kept apart.",
+    )
+    TUNEBOOK_LOG_LEVEL = EnvStr(
+        "INFO",
+        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+        help="The least severe log message that is shown.",
+    )
+    TUNEBOOK_MEMORY_LIMIT_GB = EnvFloat(
+        None,
+        above=0,
+        help="Memory, in GB of 10⁹ bytes, that a single tactic may need beyond the model itself, for its workspace or "
+        "its prepared weights; a tactic that needs more is rejected without being run. None: a share of what is free.",
+    )
+
+    def rows(self) -> tuple[Row, ...]:
+        """Every variable as it stands, in the order of declaration. Wrong texts are reported in the row, not raised."""
+        rows = []
+        for variable in self.variables():
+            field, reading = variable.field, variable.reading()
+            rows.append(
+                Row(
+                    name=field.name,
+                    type=field.type_name,
+                    default=_plain(field.default()),
+                    default_text=field.default_text,
+                    value=_plain(reading.value),
+                    value_text="" if reading.error is not None else field.render(reading.value),
+                    error=reading.error,
+                    source=reading.source,
+                    aliases=tuple(alias.name for alias in field.aliases),
+                    accepts=field.accepts,
+                    help=field.help,
+                    deprecated=field.deprecated,
+                )
+            )
+        return tuple(rows)
+
+    def misspelt(self) -> dict[str, str | None]:
+        """The names in the environment that look like ours but are not, each with the nearest of ours or None."""
+        known = {field.name for field in self.fields()}
+        names = known | {alias.name for field in self.fields() for alias in field.aliases}
+        # Compared without the prefix: shared by all, it would make everything look alike.
+        ours = {name.removeprefix(PREFIX): name for name in sorted(known)}
+        found = {}
+        for name in sorted(self.environ):
+            if name.upper().startswith(PREFIX) and name not in names:
+                near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), ours, n=1)
+                found[name] = ours[near[0]] if near else None
+        return found
+
+    def check(self) -> None:
+        """Warn, once each, about names that are misspelt; then read everything.
+
+        Raises EnvironmentVariableError naming every variable whose text cannot be used, a line each.
+        """
+        for name, near in self.misspelt().items():
+            hint = f"did you mean {near}?" if near else "'tunebook env' lists those there are."
+            self.say_once(logging.WARNING, f"{name} is not a variable of tunebook and has no effect; {hint}")
+        errors = [row.error for row in self.rows() if row.error is not None]
+        if errors:
+            raise EnvironmentVariableError("\n".join(errors))
+
+
+envs = Envs(os.environ)
+
+
+_PAGE = """\
+# Environment variables
+
+<!-- Generated from src/tunebook/envs.py by scripts/generate_docs.py: change it there. -->
+
+tunebook reads the variables below and no others. `tunebook env` lists them with their current values and where each
+value comes from; `tunebook env --json` does so for programs.
+
+| variable | type | default |
+| --- | --- | --- |
+{table}
+
+## Rules
+
+- **What goes before what.** An argument given in code or on the command line goes before a variable, and a variable
+  before its default.
+- **Aliases.** Some variables are also read from another name. The variable's own name always goes before an alias, even
+  when both are set; what was set and not used is logged. A wrong value in an alias that belongs to another project is
+  answered with one warning and passed over, as if it were not set.
+- **Booleans** are {true}, or {false}, in any case.
+- **Blanks** around a value do not matter, and an empty value counts as unset.
+- **None.** Where the type says "or none", the word `none` is accepted for it.
+- **Wrong values are errors.** The message names the variable, the value and what is accepted; nothing falls back to a
+  default in silence.
+- **Misspelt names** that begin with `{prefix}` are warned about, with the nearest name that exists.
+
+## Variables
+
+{sections}
+## Tuning afresh, without the cache
+
+    TUNEBOOK_AUTOTUNE_CACHE=0 tunebook tune
+
+tunes everything again from the start. The result goes to a file of its own, beside the cache:
+
+    runs/<cache stem>.<YYYYmmdd_HHMMSS>[-n].jsonl
+
+`<cache stem>` is the cache's file name without its ending (`winners` for `winners.json`), the timestamp is the local
+time of the start, and `-n` is added when a file of that name is there already, so that two tunings within one second
+get two files. One start writes one file. The cache is neither read nor touched: it stays the same byte for byte, and
+the next start without the variable uses it as before. Whatever reads a cache reads such a file too.
+
+Left on 0, every start pays for a full tuning; the log says how many seconds that was.
+"""
+
+
+def markdown() -> str:
+    """The reference page `docs/environment.md`; made from the registry alone, so the same on every machine."""
+    table, sections = [], []
+    for field in Envs.fields():
+        anchor = field.name.lower()
+        table.append(f"| [`{field.name}`](#{anchor}) | {field.type_name} | {field.default_text} |")
+        facts = [f"- type: {field.type_name}", f"- accepted: {field.accepts}", f"- default: {field.default_text}"]
+        for alias in field.aliases:
+            notes = [f"owned by {alias.owner}"] if alias.foreign else []
+            notes += ["deprecated"] if alias.deprecated else []
+            facts.append(f"- alias: `{alias.name}`" + (f" ({', '.join(notes)})" if notes else ""))
+        if field.deprecated is not None:
+            facts.append(f"- deprecated: {field.deprecated}")
+        sections.append("\n".join([f"### {field.name}", "", field.help, "", *facts, ""]))
+    return _PAGE.format(
+        table="\n".join(table),
+        sections="\n".join(sections),
+        true=", ".join(f"`{word}`" for word in TRUE_WORDS),
+        false=", ".join(f"`{word}`" for word in FALSE_WORDS),
+        prefix=PREFIX,
+    )

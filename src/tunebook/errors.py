@@ -1,0 +1,48 @@
+"""Every error that tunebook raises on purpose, under one root.
+
+    TunebookError
+    ├── EnvironmentVariableError   a variable's value cannot be used
+    ├── UsageError (ValueError)    arguments that contradict each other or name nothing
+    ├── OpError                    an op or a runner is declared or called wrongly
+    ├── StoreError                 a file cannot be read or kept
+    │   └── WrongEnvironmentError  a file belongs to another machine or library set
+    ├── ModelError                 a model cannot be loaded, attached or run
+    └── UserCodeError              a file given with --with fails to import
+
+A message names the thing, the value and the remedy: it is printed alone, without a traceback, by the command line.
+A tactic that fails is not an error: it is data (`tunebook.records.Rejected`).
+"""
+
+from __future__ import annotations
+
+
+class TunebookError(Exception):
+    """The root: catch it to catch everything that tunebook raises on purpose."""
+
+
+class EnvironmentVariableError(TunebookError):
+    """A variable's value cannot be used; the message names variable, value and the accepted forms."""
+
+
+class UsageError(TunebookError, ValueError):
+    """Arguments that contradict each other, or that name something that does not exist."""
+
+
+class OpError(TunebookError):
+    """An op or a runner is declared or called wrongly."""
+
+
+class StoreError(TunebookError):
+    """A file cannot be read or kept; the message names the path."""
+
+
+class WrongEnvironmentError(StoreError):
+    """A file holds results of another environment; the message names the fields that differ."""
+
+
+class ModelError(TunebookError):
+    """A model cannot be loaded, attached or run."""
+
+
+class UserCodeError(TunebookError):
+    """A file given by the user fails to import; the message names the file, the line and the cause."""

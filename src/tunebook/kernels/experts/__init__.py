@@ -1,0 +1,1 @@
+"""The op `experts`: the expert layer of a mixture-of-experts model."""

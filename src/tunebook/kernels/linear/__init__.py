@@ -1,0 +1,1 @@
+"""The op `linear`: a matrix product with a fixed weight."""

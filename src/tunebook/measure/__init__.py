@@ -1,0 +1,32 @@
+"""Measurement: check, calibrate, race and choose, within a budget. It knows candidates and clocks, not ops."""
+
+from tunebook.measure._budget import Budget, allowance
+from tunebook.measure._calibrate import Calibration, calibrate
+from tunebook.measure._candidate import Candidate, Clock, sample
+from tunebook.measure._check import Case, Finding, check, compare
+from tunebook.measure._choose import Choice, choose, rescale
+from tunebook.measure._guard import memory_limit, refuse_for_memory
+from tunebook.measure._race import MAX_ROUNDS, Entry, RaceResult, race
+
+__all__ = [
+    "MAX_ROUNDS",
+    "Budget",
+    "Calibration",
+    "Candidate",
+    "Case",
+    "Choice",
+    "Clock",
+    "Entry",
+    "Finding",
+    "RaceResult",
+    "allowance",
+    "calibrate",
+    "check",
+    "choose",
+    "compare",
+    "memory_limit",
+    "race",
+    "refuse_for_memory",
+    "rescale",
+    "sample",
+]

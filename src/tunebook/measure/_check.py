@@ -1,0 +1,168 @@
+"""Correctness: a tactic's output against the default's on the same inputs, and its inputs untouched."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tunebook.records import Reason
+
+#: By dtype of the output: the greatest relative error of a row (2-norm), and of an element against its row's root mean square.
+TOLERANCES: dict[str, tuple[float, float]] = {
+    "torch.bfloat16": (2e-2, 1.2e-1),
+    "torch.float16": (5e-3, 4e-2),
+    "torch.float32": (1e-4, 2e-3),
+    "torch.float64": (1e-9, 1e-7),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs to check on: the arguments, the default's output on them, and a word for messages ("M=16")."""
+
+    args: tuple[Any, ...]
+    expected: Any
+    label: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Why a tactic is refused, in a class and in words."""
+
+    reason: Reason
+    detail: str
+
+
+def check(call: Callable[..., Any], cases: Sequence[Case], constants: Sequence[Any] = ()) -> Finding | float:
+    """Run `call` once on every case. The greatest relative row error, or the reason why the tactic is refused.
+
+    Uninitialised memory that the tactic allocates through torch is filled with NaN, so that a part that it forgets to
+    write is seen. Arguments are compared with a copy afterwards, constants by a checksum of their bits.
+    """
+    worst = 0.0
+    before = [_checksum(value) for value in constants]
+    for case in cases:
+        args = tuple(_copy(value) for value in case.args)
+        try:
+            with _filled_with_nan():
+                got = call(*args)
+        except MemoryError as error:
+            return Finding("memory", f"{case.label}: {error or 'out of memory'}")
+        except Exception as error:  # noqa: BLE001 - whatever a tactic raises is the finding
+            text = str(error).strip().splitlines()
+            return Finding("runtime", f"{case.label}: {type(error).__name__}: {text[0] if text else 'no message'}")
+        compared = compare(got, case.expected)
+        if isinstance(compared, str):
+            return Finding("correctness", f"{case.label}: {compared}")
+        worst = max(worst, compared)
+        for position, (value, original) in enumerate(zip(args, case.args, strict=True)):
+            if _is_tensor(value) and not _same(value, original):
+                return Finding("correctness", f"{case.label}: argument {position} was changed by the call")
+    if [_checksum(value) for value in constants] != before:
+        return Finding("correctness", "the weights were changed by the call")
+    return worst
+
+
+def compare(got: Any, expected: Any) -> float | str:
+    """The greatest relative error of a row, or what is wrong in words. Tensors, or tuples and lists of them, or plain values."""
+    if isinstance(expected, tuple | list):
+        if not isinstance(got, tuple | list) or len(got) != len(expected):
+            return f"returned {_kind(got)}, not {len(expected)} values"
+        worst = 0.0
+        for position, (one, other) in enumerate(zip(got, expected, strict=True)):
+            found = compare(one, other)
+            if isinstance(found, str):
+                return f"output {position}: {found}"
+            worst = max(worst, found)
+        return worst
+    if not _is_tensor(expected):
+        return 0.0 if got == expected else f"returned {got!r}, not {expected!r}"
+    if not _is_tensor(got):
+        return f"returned {_kind(got)}, not a tensor"
+    if tuple(got.shape) != tuple(expected.shape):
+        return f"shape {tuple(got.shape)}, not {tuple(expected.shape)}"
+    if got.dtype != expected.dtype:
+        return f"dtype {got.dtype}, not {expected.dtype}"
+    if str(expected.dtype) not in TOLERANCES:
+        return 0.0 if bool((got == expected).all()) else "values differ"
+    return _compare_rows(got, expected)
+
+
+def _compare_rows(got: Any, expected: Any) -> float | str:
+    import torch
+
+    if expected.numel() == 0:
+        return 0.0
+    row_limit, element_limit = TOLERANCES[str(expected.dtype)]
+    one = got.detach().double().reshape(-1, got.shape[-1] if got.ndim else 1)
+    two = expected.detach().double().reshape(one.shape)
+    both = torch.isfinite(one) & torch.isfinite(two)
+    odd = ~both & ~((one == two) | (torch.isnan(one) & torch.isnan(two)))
+    if bool(odd.any()):
+        row = int(odd.any(dim=1).nonzero()[0])
+        return f"{int(odd.sum())} values are NaN or infinite where the default's are not, first in row {row}"
+    error = torch.where(both, one - two, 0.0)
+    scale = torch.where(both, two, 0.0).square().mean(dim=1).sqrt()
+    floor = scale.max() * 1e-3 + 1e-30  # a row that cancels to almost nothing is measured against the others
+    relative = error.square().mean(dim=1).sqrt() / (scale + floor)
+    worst, row = (float(relative.max()), int(relative.argmax()))
+    if worst > row_limit:
+        return f"row {row} is off by {worst:.2g} of its size (limit {row_limit:g})"
+    element = error.abs() / (two.abs().nan_to_num(0.0, 0.0, 0.0) + (scale + floor)[:, None])
+    peak = float(element.max())
+    if peak > element_limit:
+        return f"an element is off by {peak:.2g} of its row's size (limit {element_limit:g})"
+    return worst
+
+
+@contextmanager
+def _filled_with_nan() -> Iterator[None]:
+    """torch.empty gives NaN inside: PyTorch does so for deterministic algorithms, which are asked for as a wish only."""
+    import torch
+
+    mode, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an operation that has no deterministic form warns; that is not the question
+            yield
+    finally:
+        torch.use_deterministic_algorithms(mode, warn_only=warn)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def _checksum(value: Any) -> Any:
+    """A number that changes with any single bit of a tensor: its bits summed as integers, plus the version counter."""
+    import torch
+
+    if not _is_tensor(value):
+        return value
+    views = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    width = views.get(value.element_size())
+    bits = value.detach().view(width) if width else value.detach()
+    return int(bits.sum(dtype=torch.int64))
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if _is_tensor(value) else value
+
+
+def _same(one: Any, other: Any) -> bool:
+    import torch
+
+    return bool(((one == other) | (torch.isnan(one) & torch.isnan(other))).all()) if one.is_floating_point() else bool(
+        (one == other).all()
+    )
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "untyped_storage")
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,104 @@
+"""The choice: the leader by round-centred medians, ties within 1 % settled by a fixed preference, and the frontier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tunebook.measure._race import ACCEPTED_LOSS, Entry, RaceResult
+from tunebook.records import Member, Status
+from tunebook.stats import Interval, centred_medians, ratio_interval
+
+#: A survivor within this of the leader is a tie. Not eliminated is not tied.
+TIE_MARGIN = math.log(1.01)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The winner, how sure that is, its speed-up over the default, the tie set and the frontier (winner first)."""
+
+    winner: str
+    status: Status
+    speedup: Interval
+    seconds: float
+    ties: tuple[str, ...]
+    frontier: tuple[Member, ...]
+
+
+def choose(result: RaceResult, group_of: Callable[[str], tuple[str, str]], incumbent: str | None = None) -> Choice:
+    """Settle a race.
+
+    `group_of(tactic)` is its (runner, layout): the frontier keeps the best of each. Among ties the incumbent is preferred,
+    then the default, then the least memory, then the name's order, so that two tunings agree.
+    """
+    alive = list(result.survivors)
+    medians = centred_medians(np.log(np.array([entry.samples for entry in alive], dtype=float)))
+    least = float(medians.min())
+    tied = [entry for entry, median in zip(alive, medians, strict=True) if median - least <= TIE_MARGIN]
+
+    def preference(entry: Entry) -> tuple[bool, bool, int, str]:
+        return (entry.name != incumbent, entry is not result.default, entry.candidate.bytes, entry.name)
+
+    winner = min(tied, key=preference)
+    return Choice(
+        winner=winner.name,
+        status=_status(result),
+        speedup=_paired(result.default, winner),
+        seconds=float(np.median(winner.samples)),
+        ties=tuple(sorted(entry.name for entry in tied if entry is not winner)),
+        frontier=_frontier(result, winner, group_of),
+    )
+
+
+def _status(result: RaceResult) -> Status:
+    if result.stopped in ("one left", "equal"):
+        return "proven"
+    return "likely" if result.stopped == "loss" or result.loss <= ACCEPTED_LOSS else "unresolved"
+
+
+def _paired(slow: Entry, fast: Entry) -> Interval:
+    """The ratio of two entries over the rounds that both ran; of their medians where they share none."""
+    if slow is fast:
+        return Interval(1.0, 1.0, 1.0)
+    mine, theirs = dict(zip(slow.rounds, slow.samples, strict=True)), dict(zip(fast.rounds, fast.samples, strict=True))
+    shared = sorted(set(mine) & set(theirs))
+    if not shared:
+        ratio = float(np.median(slow.samples) / np.median(fast.samples))
+        return Interval(ratio, ratio / 2, ratio * 2)
+    return ratio_interval([mine[r] for r in shared], [theirs[r] for r in shared])
+
+
+def _frontier(
+    result: RaceResult, winner: Entry, group_of: Callable[[str], tuple[str, str]]
+) -> tuple[Member, ...]:
+    best: dict[tuple[str, str], tuple[float, Entry]] = {}
+    survivors = {id(entry) for entry in result.survivors}
+    for entry in result.entries:
+        if not entry.samples:
+            continue
+        ratio = _paired(entry, winner).value if id(entry) in survivors or entry.rounds else math.inf
+        group = group_of(entry.name)
+        if group not in best or (entry is winner) or (best[group][1] is not winner and ratio < best[group][0]):
+            best[group] = (ratio, entry)
+    ordered = sorted(best.items(), key=lambda item: (item[1][1] is not winner, item[1][0], item[1][1].name))
+    return tuple(_member(entry, winner, layout) for (_, layout), (_, entry) in ordered)
+
+
+def _member(entry: Entry, winner: Entry, layout: str) -> Member:
+    ratio = _paired(entry, winner)
+    return Member(
+        tactic=entry.name, ratio=ratio.value, low=ratio.low, high=ratio.high, bytes=entry.candidate.bytes, layout=layout
+    )
+
+
+def rescale(members: Mapping[str, Member], factor: float) -> tuple[Member, ...]:
+    """Members of an older frontier against a new winner that is `factor` times as fast as the older one."""
+    return tuple(
+        Member(
+            tactic=m.tactic, ratio=m.ratio * factor, low=m.low * factor, high=m.high * factor, bytes=m.bytes, layout=m.layout
+        )
+        for m in members.values()
+    )

@@ -1,0 +1,169 @@
+"""The race: rounds in which every surviving tactic is sampled once, in shuffled order, until the choice is worth making."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tunebook.measure._candidate import Candidate, Clock, sample
+from tunebook.stats import block_inflation, centred_medians, expected_loss, medians_of, slower_evidence
+
+#: An elimination shows that a tactic is more than this slower than another, as a log-ratio.
+ELIMINATION_MARGIN = math.log(1.01)
+#: The chance that a race wrongly eliminates any tactic within the margin of the best.
+ALPHA = 0.05
+#: All survivors lie within this of each other: nothing is left to find.
+EQUIVALENCE = math.log(1.03)
+#: Choosing now is expected to cost no more than this, as a log-ratio.
+ACCEPTED_LOSS = 0.005
+MIN_ROUNDS = 8
+MAX_ROUNDS = 40
+#: A tactic whose first sample is this many times the best one's does not enter the race.
+SCREEN_RATIO = 8.0
+#: Rounds depend on each other where blocks vary this much more than independent rounds would: bet on medians of four.
+DEPENDENCE = 2.0
+DEPENDENT_GROUP = 4
+
+
+@dataclass
+class Entry:
+    """A tactic's samples so far: seconds a call, and the round of each."""
+
+    candidate: Candidate
+    samples: list[float] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
+    left: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.candidate.name
+
+
+@dataclass(frozen=True)
+class RaceResult:
+    """How a race went: every entry with its samples, who survived, why it stopped, and what choosing now may cost."""
+
+    entries: tuple[Entry, ...]
+    survivors: tuple[Entry, ...]
+    default: Entry
+    rounds: int
+    stopped: str
+    loss: float
+
+
+def race(
+    candidates: Sequence[Candidate],
+    default: str,
+    clock: Clock,
+    *,
+    inner: int,
+    rng: random.Random,
+    max_rounds: int = MAX_ROUNDS,
+    stop: Callable[[], bool] = lambda: False,
+    on_round: Callable[[int], None] | None = None,
+) -> RaceResult:
+    """Race `candidates`; the one named `default` stays in every round.
+
+    Ends when one is left, when all survivors are shown to be equal, when choosing now is expected to cost at most
+    `ACCEPTED_LOSS`, after `max_rounds`, or after the first two rounds as soon as `stop()` says so.
+    """
+    entries = [Entry(candidate) for candidate in candidates]
+    by_default = next(entry for entry in entries if entry.name == default)
+    alive = _screen(entries, by_default, clock, inner)
+    numbers = np.random.default_rng(rng.getrandbits(64))
+    done, stopped, loss = 0, "rounds", 0.0
+    while done < max_rounds:
+        offset = done
+        order = list(alive if by_default in alive else [*alive, by_default])
+        rng.shuffle(order)
+        for entry in order:
+            entry.samples.append(sample(entry.candidate, clock, inner, offset))
+            entry.rounds.append(done)
+        done += 1
+        if on_round:
+            on_round(done)
+        if done < 2:
+            continue
+        alive = _eliminate(alive, len(entries))
+        if len(alive) == 1 and done >= 3:
+            stopped = "one left"
+            break
+        logs = _logs(alive)
+        medians = centred_medians(logs)
+        leader = int(medians.argmin())
+        loss = expected_loss(logs, leader, numbers) if len(alive) > 1 else 0.0
+        if done >= MIN_ROUNDS:
+            if len(alive) > 1 and _equal(alive):
+                stopped = "equal"
+                break
+            if loss <= ACCEPTED_LOSS:
+                stopped = "loss"
+                break
+        if stop():
+            stopped = "time"
+            break
+    return RaceResult(tuple(entries), tuple(alive), by_default, done, stopped, loss)
+
+
+def _screen(entries: list[Entry], default: Entry, clock: Clock, inner: int) -> list[Entry]:
+    """One sample each, one call where a call is long: what is hopeless leaves, and everything is warm."""
+    first = {entry.name: sample(entry.candidate, clock, 1, 0) for entry in entries}
+    first = {
+        entry.name: min(first[entry.name], sample(entry.candidate, clock, min(inner, 4), 0))
+        if first[entry.name] < SCREEN_RATIO * 4 * min(first.values())
+        else first[entry.name]
+        for entry in entries
+    }
+    best = min(first.values())
+    alive = []
+    for entry in entries:
+        if first[entry.name] > SCREEN_RATIO * best and entry is not default:
+            entry.samples.append(first[entry.name])
+            entry.rounds.append(-1)
+            entry.left = f"screened out at {first[entry.name] / best:.0f}x the best"
+        else:
+            alive.append(entry)
+    return alive
+
+
+def _eliminate(alive: list[Entry], offered: int) -> list[Entry]:
+    """Who is shown to be slower than another survivor leaves; the evidence needed grows with the number offered."""
+    needed = max(1, offered - 1) / ALPHA
+    logs = _logs(alive)
+    leader = int(centred_medians(logs).argmin())
+    rivals = sorted(range(len(alive)), key=lambda i: float(np.median(logs[i])))[:3]
+    kept = []
+    for index, entry in enumerate(alive):
+        if index != leader:
+            evidence = max(_evidence(logs[index] - logs[rival]) for rival in {leader, *rivals} - {index})
+            if evidence >= needed:
+                entry.left = f"slower, after {len(entry.samples)} rounds"
+                continue
+        kept.append(entry)
+    return kept
+
+
+def _evidence(ratios: np.ndarray) -> float:
+    values = [float(value) for value in ratios]
+    if block_inflation(values) > DEPENDENCE:
+        values = medians_of(values, DEPENDENT_GROUP)
+    return slower_evidence(values, ELIMINATION_MARGIN)
+
+
+def _equal(alive: list[Entry]) -> bool:
+    """Whether every pair of survivors is shown to lie within the equivalence margin, by both one-sided tests."""
+    logs = _logs(alive)
+    needed = 1 / ALPHA
+    for i in range(len(alive)):
+        for j in range(len(alive)):
+            if i != j and slower_evidence([float(v) + EQUIVALENCE for v in logs[i] - logs[j]], 0.0) < needed:
+                return False
+    return True
+
+
+def _logs(alive: Sequence[Entry]) -> np.ndarray:
+    return np.log(np.array([entry.samples for entry in alive], dtype=float))

@@ -1,0 +1,137 @@
+"""An op: a named operation with one meaning, its default, and the runners that offer other implementations of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunebook.errors import OpError
+from tunebook.ops._buckets import Bucket
+from tunebook.ops._requires import as_requirement
+from tunebook.ops._runner import Runner, Space, combinations
+from tunebook.ops._shape import Describe, Resample, Shape
+from tunebook.records import DEFAULT, Tactic
+from tunebook.records._base import check_name
+
+
+class OpSpec:
+    """What an op is, without the calling of it (`tunebook.dispatch.Op` adds that)."""
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *,
+        buckets: Mapping[str, Mapping[int, Bucket]],
+        constants: Sequence[str] = (),
+        describe: Describe | None = None,
+        resample: Resample | None = None,
+        lead: str | None = None,
+    ) -> None:
+        try:
+            check_name("op", name)
+        except ValueError as error:
+            raise OpError(str(error)) from error
+        self.name = name
+        self.function = function
+        self.signature = inspect.signature(function)
+        names = self._argument_names()
+        self.constants = tuple(constants)
+        if self.constants and names[-len(self.constants) :] != self.constants:
+            raise OpError(f"op {name}: constants {self.constants} are not the last arguments of ({', '.join(names)})")
+        self.dynamic = names[: len(names) - len(self.constants)]
+        if not self.dynamic:
+            raise OpError(f"op {name}: no argument changes from call to call, so there is nothing to tune")
+        if lead is not None and lead not in self.dynamic:
+            raise OpError(f"op {name}: lead {lead!r} is none of {', '.join(self.dynamic)}")
+        self.lead = lead
+        self.shape = Shape(name, names, buckets, describe, resample)
+        self.runners: dict[str, Runner] = {}
+
+    def _argument_names(self) -> tuple[str, ...]:
+        kinds = inspect.Parameter
+        for parameter in self.signature.parameters.values():
+            if parameter.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD, kinds.KEYWORD_ONLY):
+                raise OpError(f"op {self.name}: {parameter} cannot be tuned; use plain named arguments")
+        return tuple(self.signature.parameters)
+
+    def runner(
+        self,
+        name: str,
+        space: Space | None = None,
+        *,
+        available: Any = None,
+        version: str | None = None,
+        sources: Sequence[str | Path] = (),
+        libraries: Sequence[str] = (),
+        prepare: Callable[..., Any] | None = None,
+        layout: Callable[..., str] | None = None,
+        workspace: Callable[..., int] | None = None,
+        supports: Callable[..., str | None] | None = None,
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare another implementation of this op; each combination of `space` is one tactic.
+
+        available:  None, ``tunebook.requires(…)``, or a predicate that gives True, False or the reason why not.
+        version:    replaces the version that is otherwise computed from the module, its local imports, the shared
+                    objects that it loads and `sources`.
+        libraries:  distributions whose version counts too, such as ``"torch"``.
+        prepare:    ``prepare(*constants, **params)`` makes weights of another layout; the function then gets what it
+                    returned in place of the constants.
+        layout:     ``layout(**params)`` names that form: tactics with one name share one copy.
+        workspace:  ``workspace(*dynamic, *constants, **params)`` is the extra memory of one call, in bytes.
+        supports:   ``supports(problem, **params)`` gives the reason why a tactic does not fit a problem, or None.
+
+        A second runner of the same name replaces the first if it comes from the same file, else it is an OpError.
+        """
+        if name == DEFAULT.runner:
+            raise OpError(f"op {self.name}: the name {name!r} belongs to the untuned implementation")
+        if (layout or workspace) and not callable(layout or workspace):
+            raise OpError(f"op {self.name}, runner {name}: layout and workspace are functions")
+        tactics = combinations(self.name, name, space)
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            origin = inspect.getmodule(function)
+            runner = Runner(
+                op=self.name,
+                name=name,
+                function=function,
+                combinations=tactics,
+                requirement=as_requirement(available),
+                prepare=prepare,
+                layout=layout,
+                workspace=workspace,
+                supports=supports,
+                declared_version=version,
+                sources=tuple(sources),
+                libraries=tuple(libraries),
+                origin=origin.__name__ if origin else "",
+            )
+            known = self.runners.get(name)
+            if known is not None and known.function.__code__.co_filename != function.__code__.co_filename:
+                raise OpError(f"op {self.name} has a runner {name!r} already, from {known.origin}; choose another name")
+            self.runners[name] = runner
+            return function
+
+        return register
+
+    def remove_runner(self, name: str) -> None:
+        """Take a runner out again (tests, and a session without ``--with``)."""
+        if self.runners.pop(name, None) is None:
+            raise OpError(f"op {self.name} has no runner {name!r}; it has {', '.join(self.runners) or 'none'}")
+
+    def runner_of(self, tactic: Tactic) -> Runner | None:
+        """The runner that offers exactly this tactic, or None."""
+        runner = self.runners.get(tactic.runner)
+        return runner if runner is not None and runner.offers(tactic) else None
+
+    def split(self, args: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Positional arguments as (dynamic, constants)."""
+        return tuple(args[: len(self.dynamic)]), tuple(args[len(self.dynamic) :])
+
+    def positional(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """A call's arguments in order, defaults filled in. Raises TypeError as Python does."""
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return tuple(bound.arguments[name] for name in self.signature.parameters)

@@ -1,0 +1,40 @@
+"""The values that tunebook measures, keeps and serves: frozen, validated at birth, schema-versioned."""
+
+from tunebook.records._base import SCHEMA, Record
+from tunebook.records.environment import Environment
+from tunebook.records.files import CacheDocument, Footer, Header, PlanLine, RunLine, TrialLine, VerdictLine
+from tunebook.records.plan import Outcome, Overall, Phase, Plan, outcome
+from tunebook.records.problem import SIGNS, Dim, Problem
+from tunebook.records.tactic import DEFAULT, Scalar, Tactic
+from tunebook.records.verdict import Member, Offered, Reason, Rejected, Status, Timed, Verdict
+
+__all__ = [
+    "DEFAULT",
+    "SCHEMA",
+    "SIGNS",
+    "CacheDocument",
+    "Dim",
+    "Environment",
+    "Footer",
+    "Header",
+    "Member",
+    "Offered",
+    "Outcome",
+    "Overall",
+    "Phase",
+    "Plan",
+    "PlanLine",
+    "Problem",
+    "Reason",
+    "Record",
+    "Rejected",
+    "RunLine",
+    "Scalar",
+    "Status",
+    "Tactic",
+    "Timed",
+    "TrialLine",
+    "Verdict",
+    "VerdictLine",
+    "outcome",
+]

@@ -1,0 +1,85 @@
+"""A tactic: one concrete choice inside a runner, named by its parameters, never by an index."""
+
+from __future__ import annotations
+
+import json
+import re
+from urllib.parse import quote, unquote
+
+from tunebook.records._base import Record, check_name
+
+Scalar = bool | int | float | str
+
+_NAME = re.compile(r"(?P<runner>[^\[\]]+)(?:\[(?P<params>.*)\])?", re.DOTALL)
+_SAFE = " ()./:+-*"
+
+
+class Tactic(Record, frozen=True, kw_only=True):
+    """``onednn[batch_hint=16]``: the runner, and the value of each of its parameters in a fixed order.
+
+    A string parameter that could be read as a number or a boolean is quoted in the name, so that `parse` gives the same
+    tactic back.
+    """
+
+    runner: str
+    params: tuple[tuple[str, Scalar], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name("runner", self.runner)
+        for name, value in self.params:
+            check_name("parameter", name)
+            if isinstance(value, float) and value != value:
+                raise ValueError(f"{self.runner}: parameter {name} is not a number")
+        if len({name for name, _ in self.params}) != len(self.params):
+            raise ValueError(f"{self.runner}: a parameter occurs twice")
+
+    @property
+    def name(self) -> str:
+        """The self-describing name. `parse` gives the same tactic back."""
+        if not self.params:
+            return self.runner
+        return f"{self.runner}[{','.join(f'{name}={_write(value)}' for name, value in self.params)}]"
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def kwargs(self) -> dict[str, Scalar]:
+        """The parameters as the keyword arguments of the runner's function."""
+        return dict(self.params)
+
+    @classmethod
+    def parse(cls, name: str) -> Tactic:
+        """Read a name back. Raises ``ValueError`` that shows the part that is wrong."""
+        found = _NAME.fullmatch(name)
+        if not found:
+            raise ValueError(f"tactic {name!r} is not runner[parameter=value,…]")
+        params = []
+        for item in (found["params"] or "").split(","):
+            if item:
+                key, equals, value = item.partition("=")
+                if not equals:
+                    raise ValueError(f"tactic {name!r}: {item!r} is not parameter=value")
+                params.append((key, _read(value)))
+        return cls(runner=found["runner"], params=tuple(params))
+
+
+#: The tactic that runs untuned: the model's own implementation. Always in the race, and the correctness reference.
+DEFAULT = Tactic(runner="default")
+
+
+def _write(value: Scalar) -> str:
+    if isinstance(value, str):
+        quoted = quote(value, safe=_SAFE)
+        return quoted if _read(quoted) == value and not quoted.startswith("'") else f"'{quoted}'"
+    return json.dumps(value)
+
+
+def _read(text: str) -> Scalar:
+    if len(text) >= 2 and text[0] == text[-1] == "'":
+        return unquote(text[1:-1])
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return unquote(text)
+    return value if isinstance(value, bool | int | float) else unquote(text)

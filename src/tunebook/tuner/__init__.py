@@ -1,0 +1,21 @@
+"""The tuner: collects the problems of a dummy run and settles what the cache does not answer, costliest first."""
+
+from tunebook.tuner._collect import Collection, Family, Observation
+from tunebook.tuner._entrants import Answer, Selection, answer, available_runners
+from tunebook.tuner._session import Outcome, Progress, Session
+from tunebook.tuner._tasks import Task, tasks
+
+__all__ = [
+    "Answer",
+    "Collection",
+    "Family",
+    "Observation",
+    "Outcome",
+    "Progress",
+    "Selection",
+    "Session",
+    "Task",
+    "answer",
+    "available_runners",
+    "tasks",
+]

@@ -1,0 +1,279 @@
+"""A session: one engine start. Collects, settles what the cache does not answer, records everything, publishes."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tunebook.devices import Device, device_of
+from tunebook.envs import envs
+from tunebook.measure import Budget, allowance, memory_limit
+from tunebook.ops import OpSpec
+from tunebook.records import (
+    DEFAULT,
+    Environment,
+    Footer,
+    Header,
+    Member,
+    Plan,
+    Rejected,
+    Tactic,
+    Verdict,
+)
+from tunebook.store import (
+    CacheContents,
+    Location,
+    Miss,
+    Policy,
+    ResolvedPolicy,
+    RunWriter,
+    new_session_id,
+    publish,
+    read_cache,
+)
+from tunebook.tuner._collect import Collection
+from tunebook.tuner._entrants import Answer, Selection, answer, entrants
+from tunebook.tuner._tasks import Task, tasks
+from tunebook.tuner._tune import ProblemTuner
+
+logger = logging.getLogger("tunebook.tuner")
+
+#: ``progress(done, total, what)`` after each problem, and once before the first.
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class Outcome:
+    """What a session did. Seconds are wall clock."""
+
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    members: dict[str, tuple[Member, ...]] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    seen: int = 0
+    cached: int = 0
+    tuned: int = 0
+    left_out: int = 0
+    misses: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    published: bool = False
+    not_published: str = ""
+
+    @property
+    def tactics(self) -> dict[str, Tactic]:
+        """What serves each problem: the best member of its verdict's frontier that may serve today."""
+        return {key: Tactic.parse(members[0].tactic) for key, members in self.members.items() if members}
+
+    @property
+    def kept_default(self) -> int:
+        return sum(tactic == DEFAULT for tactic in self.tactics.values())
+
+    @property
+    def rejected(self) -> tuple[tuple[str, Rejected], ...]:
+        return tuple((v.problem, r) for v in self.verdicts.values() for r in v.rejected)
+
+
+class Session:
+    """Everything between the start of a tuning and its publication.
+
+    `tune` may be called several times (an engine start enters several contexts): they share one run file.
+    """
+
+    def __init__(
+        self,
+        policy: ResolvedPolicy,
+        *,
+        cache: str | None = None,
+        device: Device | None = None,
+        selection: Selection | None = None,
+        model: str = "",
+        note: str = "",
+        seed: int | None = None,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        self.policy = policy.policy
+        self.device = device or device_of("cpu")
+        self.environment: Environment = self.device.environment()
+        self.location = Location.of(self.environment, cache)
+        self.selection = selection or Selection()
+        self.model = model
+        self.note = note
+        self.rng = random.Random(seed)
+        self.contents: CacheContents | None = None
+        self.misses: list[Miss] = []
+        self._now = now
+        self._writer: RunWriter | None = None
+        self._id = new_session_id()
+        self._started = self.device.clock()
+        self._settled = 0
+        self._left_out = 0
+        self._published = ""
+        _log_policy(policy, self.location)
+        if self.policy is not Policy.FRESH:
+            self.contents = read_cache(self.location.cache, self.environment)
+            self.misses = list(self.contents.misses)
+            for miss in self.misses:
+                logger.log(logging.INFO if miss.kind == "absent" else logging.WARNING, "cache miss: %s", miss)
+
+    @property
+    def run_path(self) -> str | None:
+        """The run file, once something was tuned."""
+        return str(self._writer.path) if self._writer is not None and self._writer.path is not None else None
+
+    def plan_of(self, fingerprint: str) -> Plan | None:
+        """What the cache remembers of a model's plan; never under FRESH."""
+        return self.contents.plans.get(fingerprint) if self.contents else None
+
+    def verdict_of(self, key: str) -> Verdict | None:
+        return self.contents.verdicts.get(key) if self.contents else None
+
+    def known(self, key: str, spec: OpSpec, default_version: str) -> Answer | None:
+        """What the cache answers for a problem, or None where it holds nothing about it."""
+        verdict = self.verdict_of(key)
+        return answer(verdict, spec, default_version, self.selection) if verdict else None
+
+    def tune(self, collection: Collection, budget_s: float | None, progress: Progress | None = None) -> Outcome:
+        """Settle what was collected. With REPLAY nothing is measured; what is not known keeps the default."""
+        started = self.device.clock()
+        outcome = Outcome()
+        todo: list[tuple[Task, Answer | None]] = []
+        for task in tasks(collection):
+            key = task.problem.key
+            outcome.seen += 1
+            outcome.weights[key] = task.weight
+            layer = task.family.layers[0]
+            known = self.known(key, task.spec, layer.default_version)
+            if known is not None:
+                outcome.misses += [f"{key}: {note}" for note in known.notes]
+                if known.tactic is not None:
+                    outcome.members[key] = known.members
+                    outcome.verdicts[key] = self.contents.verdicts[key]  # type: ignore[union-attr]  # known came from it
+            takes = self.selection.takes_op(task.spec.name)
+            if (known is not None and known.complete) or not takes or self.policy is Policy.REPLAY:
+                outcome.cached += known is not None and known.tactic is not None
+                continue
+            todo.append((task, known))
+        for note in outcome.misses:
+            logger.info("cache miss: %s", note)
+        self._settle(todo, outcome, budget_s, progress)
+        outcome.seconds = self.device.clock() - started
+        self._left_out += outcome.left_out
+        return outcome
+
+    def _settle(
+        self,
+        todo: list[tuple[Task, Answer | None]],
+        outcome: Outcome,
+        budget_s: float | None,
+        progress: Progress | None,
+    ) -> None:
+        if not todo:
+            return
+        writer = self.writer()
+        budget = Budget(budget_s, self.device)
+        limit = memory_limit(self.device.free_memory(), envs.TUNEBOOK_MEMORY_LIMIT_GB.get())
+        tuner = ProblemTuner(self.device, self.rng, memory_limit=limit, run=writer.path.name if writer.path else "")
+        weights = [max(task.weight, 1e-6) for task, _ in todo]
+        for position, (task, known) in enumerate(todo):
+            key = task.problem.key
+            if progress:
+                progress(position, len(todo), key)
+            layer = task.family.layers[0]
+            field_ = entrants(task.problem, task.spec, layer.default_version, self.selection, known)
+            seconds = allowance(budget.left(), weights, position)
+            if budget.over():
+                outcome.left_out += 1
+                if known is not None and known.members:
+                    continue
+                settled = tuner.leave_out(task, field_)
+            else:
+                settled = tuner.settle(task, field_, known, outcome.verdicts.get(key), seconds)
+                outcome.tuned += 1
+                self._settled += 1
+            for trial in settled.trials:
+                writer.trial(key, trial)
+            verdict = settled.verdict
+            writer.verdict(verdict)
+            outcome.verdicts[key] = verdict
+            outcome.members[key] = answer(verdict, task.spec, layer.default_version, self.selection).members
+            logger.debug("%s: %s, %.2fx the default", key, verdict.winner, verdict.speedup)
+        if progress:
+            progress(len(todo), len(todo), "")
+
+    def publish(self, outcome: Outcome, plan: Plan | None = None) -> None:
+        """Put verdicts and plan into the run file and, with REUSE, into the cache."""
+        if plan is not None and self._writer is not None:
+            self._writer.plan(plan)
+        fresh = {key: v for key, v in outcome.verdicts.items() if self.verdict_of(key) != v}
+        unchanged = plan is None or self.plan_of(plan.fingerprint) == plan
+        if self.policy is not Policy.REUSE or (not fresh and unchanged):
+            return
+        plans = {} if plan is None else {plan.fingerprint: plan}
+        published = publish(self.location, self.environment, fresh, plans)
+        if published.problem:
+            outcome.not_published = published.problem
+            logger.warning("the cache was not written: %s", published.problem)
+        else:
+            outcome.published = True
+            self._published = str(published.path)
+
+    def writer(self) -> RunWriter:
+        """The session's run file, created when first needed."""
+        if self._writer is None:
+            from tunebook._version import __version__
+
+            now = self._now()
+            header = Header(
+                session=self._id,
+                started=now.isoformat(timespec="seconds"),
+                policy=self.policy.value,
+                environment=self.environment,
+                version=__version__,
+                model=self.model,
+                command=tuple(sys.argv),
+                note=self.note,
+            )
+            self._writer = RunWriter.create(self.location.runs, self.location.cache.stem, header, now)
+        return self._writer
+
+    def finish(self) -> None:
+        """Write the run file's last line, and log how it went."""
+        if self._writer is None:
+            return
+        seconds = self.device.clock() - self._started
+        self._writer.finish(
+            Footer(
+                finished=self._now().isoformat(timespec="seconds"),
+                seconds=seconds,
+                problems=self._settled,
+                left_out=self._left_out,
+                published=self._published,
+            )
+        )
+        logger.info("autotune completed: %d problems tuned in %.1f s, run file %s", self._settled, seconds, self.run_path)
+        if self.policy is Policy.FRESH:
+            logger.warning(
+                "cache reuse is off: this tuning cost %.1f s and every start will cost as much again; "
+                "unset the variable (or drop --fresh) to reuse the cache",
+                seconds,
+            )
+
+
+def _log_policy(policy: ResolvedPolicy, location: Location) -> None:
+    for lost in policy.overruled:
+        logger.info("overruled: %s", lost)
+    if policy.policy is Policy.FRESH:
+        logger.warning(
+            "autotune cache reuse is off (%s): %s is neither read nor written; the result goes to %s",
+            policy.why,
+            location.cache,
+            location.runs,
+        )
+    else:
+        logger.info("autotune runs with the cache at %s (%s, %s)", location.cache, policy.policy.value, policy.why)
+    if policy.policy is Policy.REPLAY:
+        logger.info("nothing will be tuned: what the cache does not answer runs the default")
+

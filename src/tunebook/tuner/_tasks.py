@@ -1,0 +1,116 @@
+"""From what was collected to what is tuned: every bucket up to the largest size seen, each with its weight, costliest first."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tunebook.ops import OpSpec
+from tunebook.records import Dim, Problem
+from tunebook.tuner._collect import Collection, Family
+
+#: A bucket that the dummy run did not meet counts this much of what its neighbour would cost.
+UNSEEN_WEIGHT = 0.25
+#: Several dynamic dimensions: the product of their buckets is tuned while it stays this small, else what was met.
+MAX_PRODUCT = 64
+
+
+@dataclass(frozen=True)
+class Task:
+    """A problem to settle: its exact sizes (the bucket's upper edge), and its weight in seconds of the default."""
+
+    family: Family
+    problem: Problem
+    weight: float
+    seen: bool
+
+    @property
+    def calls(self) -> int:
+        """How often the dummy run met it."""
+        observed = self.family.observed.get(self.problem.key)
+        return observed.calls if observed else 0
+
+    @property
+    def spec(self) -> OpSpec:
+        spec: OpSpec = self.family.spec
+        return spec
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {dim.name: dim.size for dim in self.problem.dims}
+
+    def edge_sizes(self) -> list[dict[str, int]]:
+        """The sizes at both edges of the bucket and one between, each once: where a tactic must be right."""
+        shape, largest = self.spec.shape, self.family.largest()
+        edges = {d.name: shape.by_name[d.name].edges(d.size, largest.get(d.name, d.size)) for d in self.problem.dims}
+        low = {name: edge[0] for name, edge in edges.items()}
+        high = {name: edge[1] for name, edge in edges.items()}
+        ragged = {name: edge[0] + (edge[1] - edge[0]) // 2 for name, edge in edges.items()}
+        unique = {tuple(sorted(sizes.items())): sizes for sizes in (high, low, ragged)}
+        return list(unique.values())
+
+    def inputs(self, sizes: Mapping[str, int], rng: random.Random, count: int) -> list[tuple[Any, ...]]:
+        """Up to `count` sets of dynamic arguments of these sizes: live ones where they fit, else drawn from live rows."""
+        wanted = tuple(sizes.items())
+        observed = self.family.observed.get(self.problem.key)
+        if observed is not None and observed.inputs and set(observed.sizes) == {wanted}:
+            return observed.inputs[:count]
+        sources = self._sources()
+        return [self.spec.shape.resample(source, sizes, rng) for source in itertools.islice(sources, count)]
+
+    def _sources(self) -> Iterator[tuple[Any, ...]]:
+        """Live inputs of the family, those of the nearest size above first."""
+        mine = math.prod(self.sizes.values())
+
+        def distance(observation: Any) -> tuple[bool, float]:
+            size = math.prod(dim.size for dim in observation.problem.dims)
+            return (size < mine, abs(math.log(size / mine)))
+
+        for observation in sorted(self.family.observed.values(), key=distance):
+            yield from observation.inputs
+
+
+def tasks(collection: Collection) -> list[Task]:
+    """All tasks, those that hold most of the default's time first."""
+    found = [task for family in collection.families.values() for task in _family_tasks(family)]
+    return sorted(found, key=lambda task: (-task.weight, task.problem.key))
+
+
+def _family_tasks(family: Family) -> Iterator[Task]:
+    problems = {problem.key: problem for problem in _problems(family)}
+    for key, problem in problems.items():
+        observed = family.observed.get(key)
+        if observed is not None and observed.calls:
+            yield Task(family, problem, observed.seconds, seen=True)
+        else:
+            yield Task(family, problem, UNSEEN_WEIGHT * _neighbour(family, problem), seen=False)
+
+
+def _problems(family: Family) -> Iterator[Problem]:
+    """What was met, and every bucket up to the largest size met."""
+    sample = next(iter(family.observed.values())).problem
+    shape, largest = family.spec.shape, family.largest()
+    grids: list[list[Dim]] = []
+    for dim in sample.dims:
+        rule = shape.by_name[dim.name]
+        grids.append([dim.__class__(name=dim.name, size=size, rounding=rule.rounding, rule=rule.rule)
+                      for size in rule.up_to(largest[dim.name])])  # fmt: skip
+    if math.prod(map(len, grids)) <= MAX_PRODUCT or len(grids) == 1:
+        for dims in itertools.product(*grids):
+            yield Problem(op=sample.op, attrs=sample.attrs, dtypes=sample.dtypes, dims=dims, policy=sample.policy)
+    for observation in family.observed.values():
+        yield observation.problem
+
+
+def _neighbour(family: Family, problem: Problem) -> float:
+    """Seconds of the nearest bucket that was met, on a logarithmic scale."""
+    size = math.prod(dim.size for dim in problem.dims)
+
+    def distance(observation: Any) -> float:
+        return abs(math.log(math.prod(dim.size for dim in observation.problem.dims) / size))
+
+    return min(family.observed.values(), key=distance).seconds
