@@ -174,9 +174,16 @@ def test_another_schema(tmp_path: Path, document: Json, environment: Environment
         assert f"schema {schema}" in miss.detail
 
 
-@pytest.mark.parametrize("content", ["[]", "1", '"text"', "{}", '{"schema": 1, "schema": 1}'])
-def test_no_schema_or_two(tmp_path: Path, environment: Environment, content: str) -> None:
+@pytest.mark.parametrize("content", ["[]", "1", '"text"', "{}"])
+def test_no_schema(tmp_path: Path, environment: Environment, content: str) -> None:
     nothing(read(tmp_path / "c.json", content, environment), "schema")
+
+
+@pytest.mark.parametrize("field", ["schema", "environment", "verdicts", "plans"])
+def test_a_part_that_occurs_twice(tmp_path: Path, document: Json, environment: Environment, field: str) -> None:
+    text = json.dumps(document)
+    content = f'{{"{field}": {json.dumps(document[field])}, {text[1:]}'
+    assert f"{field} occurs twice" in nothing(read(tmp_path / "c.json", content, environment), "schema").detail
 
 
 def test_another_environment_names_every_field(tmp_path: Path, document: Json) -> None:
@@ -327,6 +334,18 @@ def test_misses_are_bounded(tmp_path: Path, document: Json, environment: Environ
     contents = read(tmp_path / "c.json", document, environment)
     assert len(contents.misses) < 1100
     assert "more" in contents.misses[-1].detail
+
+
+def test_too_many_entries_or_hard_fields_are_not_looked_at(
+    tmp_path: Path, document: Json, environment: Environment
+) -> None:
+    entries = {f"k{n}": 0 for n in range(200_001)}
+    contents = read(tmp_path / "c.json", {**document, "verdicts": entries}, environment)
+    assert "200001 entries" in the_miss(contents).detail
+    assert list(contents.plans) == ["f00d"]
+    hard = {f"k{n}": "" for n in range(1001)}
+    contents = read(tmp_path / "c.json", {**document, "environment": {"hard": hard}}, environment)
+    assert "1001 hard fields" in nothing(contents, "environment").detail
 
 
 def test_without_an_environment_nothing_is_compared(tmp_path: Path, document: Json) -> None:

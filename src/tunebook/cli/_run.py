@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tunebook.envs import envs
@@ -51,16 +51,14 @@ def _handler() -> logging.Handler:
     if sys.stderr.isatty():
         from rich.logging import RichHandler
 
-        return RichHandler(console=_console(), show_path=False, show_time=False, markup=False, rich_tracebacks=False)
+        from tunebook.cli._output import error_console
+
+        return RichHandler(
+            console=error_console(), show_path=False, show_time=False, markup=False, rich_tracebacks=False
+        )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     return handler
-
-
-def _console() -> object:
-    from tunebook.cli._output import error_console
-
-    return error_console()
 
 
 def sizes(option: str, text: str) -> tuple[int, ...]:
@@ -71,6 +69,3 @@ def sizes(option: str, text: str) -> tuple[int, ...]:
             raise UsageError(f"{option} {text!r}: {part!r} is not a whole number of at least 1; write it as 1,4,16")
         found.append(int(part))
     return tuple(found)
-
-
-Command = Callable[..., None]

@@ -31,7 +31,13 @@ def print_report(report: TuneReport, own: Collection[tuple[str, str]] = ()) -> N
         print_plan(report.plan)
     say()
     if session.policy.value == "reuse":
-        state = "not written: " + outcome.not_published if outcome.not_published else "published" if outcome.published else "unchanged"
+        state = (
+            "not written: " + outcome.not_published
+            if outcome.not_published
+            else "published"
+            if outcome.published
+            else "unchanged"
+        )
         say(f"cache: {session.location.cache} ({state})")
     else:
         untouched = "neither read nor written" if session.policy.value == "fresh" else "read only"
@@ -47,7 +53,14 @@ def _seconds(report: TuneReport) -> None:
 def print_verdicts(title: str, verdicts: Sequence[Verdict]) -> None:
     """A line a problem: winner, speed-up over the default, status."""
     rows = [
-        (v.problem, v.winner, duration(v.seconds) if v.seconds else "-", interval(v.speedup, v.low, v.high), v.status, _remark(v))
+        (
+            v.problem,
+            v.winner,
+            duration(v.seconds) if v.seconds else "-",
+            interval(v.speedup, v.low, v.high),
+            v.status,
+            _remark(v),
+        )
         for v in verdicts
     ]
     table(title, ("problem", "winner", ">time", ">over default", "status", "remark"), rows)
@@ -72,7 +85,14 @@ def print_own(own: tuple[str, str], verdicts: Sequence[Verdict], plan: Plan | No
             words = "; ".join(dict.fromkeys(f"{r.reason}: {r.detail}" for r in refused)) or "did not race"
             rows.append((verdict.problem, "rejected" if refused else "-", "", words))
         elif mine.tactic == verdict.winner:
-            rows.append((verdict.problem, "won", mine.tactic, f"{interval(verdict.speedup, verdict.low, verdict.high)} over the default"))
+            rows.append(
+                (
+                    verdict.problem,
+                    "won",
+                    mine.tactic,
+                    f"{interval(verdict.speedup, verdict.low, verdict.high)} over the default",
+                )
+            )
         else:
             slower = f"{interval(mine.ratio, mine.low, mine.high)} the time of {verdict.winner}"
             rows.append((verdict.problem, "tied" if mine.tactic in verdict.ties else "lost", mine.tactic, slower))
@@ -80,7 +100,9 @@ def print_own(own: tuple[str, str], verdicts: Sequence[Verdict], plan: Plan | No
     if plan is not None:
         serves = sum(Tactic.parse(t).runner == runner for k, t in plan.tactics.items() if k.partition("|")[0] == op)
         overall = f"; the whole plan is {plan.overall.outcome} than the default" if plan.overall else ""
-        say(f"{runner} serves {serves} of {len(plan.tactics)} problems in the plan{overall.replace('no difference than', 'no different from')}")
+        say(
+            f"{runner} serves {serves} of {len(plan.tactics)} problems in the plan{overall.replace('no difference than', 'no different from')}"
+        )
 
 
 def print_plan(plan: Plan) -> None:
@@ -94,9 +116,10 @@ def print_plan(plan: Plan) -> None:
         o = plan.overall
         say(f"overall: {interval(o.speedup, o.speedup_low, o.speedup_high)}, {o.outcome}")
     active = "active" if plan.active else "NOT active: slower than the default on the whole model"
-    say(f"plan: {active}; prepared weights {size(plan.bytes)}" + "".join(
-        f"\n  {family}: {', '.join(names)}" for family, names in plan.layouts.items()
-    ))
+    say(
+        f"plan: {active}; prepared weights {size(plan.bytes)}"
+        + "".join(f"\n  {family}: {', '.join(names)}" for family, names in plan.layouts.items())
+    )
 
 
 def _phase(phase: Phase) -> tuple[str, ...]:

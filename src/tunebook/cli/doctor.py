@@ -56,8 +56,16 @@ def examine() -> dict[str, Any]:
             {"name": name, "about": models.describe(name), "unavailable": models.unavailable(name)}
             for name in models.names()
         ],
-        "cache": {"path": str(location.cache), "exists": location.cache.exists(), "problem": unwritable(location.cache.parent)},
-        "policy": {"policy": policy.policy.value, "why": policy.why, "warning": _fresh_warning(policy.policy.value, policy.why)},
+        "cache": {
+            "path": str(location.cache),
+            "exists": location.cache.exists(),
+            "problem": unwritable(location.cache.parent),
+        },
+        "policy": {
+            "policy": policy.policy.value,
+            "why": policy.why,
+            "warning": _fresh_warning(policy.policy.value, policy.why),
+        },
         "budget_s": envs.TUNEBOOK_BUDGET_S.get(),
     }
 
@@ -109,18 +117,29 @@ def _print(found: dict[str, Any]) -> None:
         "Runners",
         ("op", "runner", ">tactics", "available", "version"),
         [
-            (r["op"], r["runner"], str(r["tactics"]), "yes" if r["unavailable"] is None else f"no: {r['unavailable']}", r["version"])
+            (
+                r["op"],
+                r["runner"],
+                str(r["tactics"]),
+                "yes" if r["unavailable"] is None else f"no: {r['unavailable']}",
+                r["version"],
+            )
             for r in found["runners"]
         ],
     )
     table(
         "Models",
         ("name", "available", "about"),
-        [(m["name"], "yes" if m["unavailable"] is None else f"no: {m['unavailable']}", m["about"]) for m in found["models"]],
+        [
+            (m["name"], "yes" if m["unavailable"] is None else f"no: {m['unavailable']}", m["about"])
+            for m in found["models"]
+        ],
     )
     cache, policy = found["cache"], found["policy"]
     say()
-    say(f"cache:  {cache['path']} ({'exists' if cache['exists'] else 'not there yet'}, {cache['problem'] or 'writable'})")
+    say(
+        f"cache:  {cache['path']} ({'exists' if cache['exists'] else 'not there yet'}, {cache['problem'] or 'writable'})"
+    )
     say(f"policy: {policy['policy']} ({policy['why']})")
     if policy["warning"]:
         say(f"warning: {policy['warning']}")

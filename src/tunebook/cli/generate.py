@@ -18,7 +18,9 @@ def generate(
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to continue or answer.")] = ...,  # type: ignore[assignment]
     max_new_tokens: Annotated[int, typer.Option(help="The most tokens to produce.")] = 64,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    cache: Annotated[Path | None, typer.Option(help="The cache file. Default: this environment's winners.json.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="The cache file. Default: this environment's winners.json.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads. Default: TUNEBOOK_THREADS, else torch's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document at the end.")] = False,
 ) -> None:
@@ -28,7 +30,13 @@ def generate(
 
 
 def _generate(
-    model: str, prompt: str, max_new_tokens: int, temperature: float, cache: Path | None, threads: int | None, as_json: bool
+    model: str,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float,
+    cache: Path | None,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     from tunebook.cli._load import load_model
     from tunebook.errors import UsageError

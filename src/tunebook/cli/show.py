@@ -12,7 +12,9 @@ from tunebook.cli._run import edge
 
 
 def show(
-    path: Annotated[Path | None, typer.Argument(help="A cache or a run file. Default: this environment's cache.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="A cache or a run file. Default: this environment's cache.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Print the verdicts and plans that a cache or a run file holds, and what of it cannot be served."""
@@ -27,7 +29,7 @@ def _show(path: Path | None, as_json: bool) -> None:
 
     path = path or _default_cache()
     found = read_any(path)
-    plans = {plan.fingerprint: plan for plan in found.plans} if isinstance(found, Run) else dict(found.plans)
+    plans = dict(found.plans)
     verdicts = sorted(found.verdicts.values(), key=lambda v: v.problem)
     environment = found.header.environment if isinstance(found, Run) else found.environment
     if as_json:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def tune(
     model: Annotated[str, typer.Argument(help="A built-in model, or a checkpoint directory.")] = "smollm2-moe",
-    cache: Annotated[Path | None, typer.Option(help="The cache file. Default: this environment's winners.json.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="The cache file. Default: this environment's winners.json.")
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Tune afresh: neither read nor write the cache; the result is a run file.")
     ] = False,
@@ -29,7 +31,9 @@ def tune(
         list[Path] | None, typer.Option("--with", help="A Python file that adds runners to ops. May be repeated.")
     ] = None,
     op: Annotated[list[str] | None, typer.Option("--op", help="Tune only this op. May be repeated.")] = None,
-    skip_op: Annotated[list[str] | None, typer.Option("--skip-op", help="Do not tune this op. May be repeated.")] = None,
+    skip_op: Annotated[
+        list[str] | None, typer.Option("--skip-op", help="Do not tune this op. May be repeated.")
+    ] = None,
     only_runner: Annotated[
         list[str] | None, typer.Option("--only-runner", help="Race only this runner's tactics. May be repeated.")
     ] = None,
@@ -38,7 +42,22 @@ def tune(
 ) -> None:
     """Load MODEL, tune its kernels on what it really calls, prove the gain on the whole model, and keep the result."""
     with edge():
-        report = run(model, cache, fresh, replay, budget, decode, prefill, threads, with_, op, skip_op, only_runner, note, as_json)
+        report = run(
+            model,
+            cache,
+            fresh,
+            replay,
+            budget,
+            decode,
+            prefill,
+            threads,
+            with_,
+            op,
+            skip_op,
+            only_runner,
+            note,
+            as_json,
+        )
     if report.outcome.not_published:
         raise SystemExit(3)
 
@@ -81,7 +100,13 @@ def run(
     selection = Selection(tuple(op or ()), tuple(skip_op or ()), tuple(only_runner or ()))
     with progress_bar(as_json) as progress, load_model(model, threads, as_json) as runner:
         report = runner.autotune(
-            cache=cache, policy=policy, budget_s=budget, wanted=wanted, selection=selection, note=note, progress=progress
+            cache=cache,
+            policy=policy,
+            budget_s=budget,
+            wanted=wanted,
+            selection=selection,
+            note=note,
+            progress=progress,
         )
     document: dict[str, Any] = report.document()
     if as_json:

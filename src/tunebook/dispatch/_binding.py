@@ -133,10 +133,10 @@ class Binding:
         runner = self.spec.runner_of(tactic)
         if runner is None:
             raise OpError(f"op {self.spec.name} offers no tactic {tactic.name}")
-        layout = runner.layout_of(tactic)
-        if not layout:
+        layout, prepare = runner.layout_of(tactic), runner.prepare
+        if prepare is None:
             return _with_constants(runner.function, self.constants, tactic)
-        prepared = self.prepared.get(layout, functools.partial(_prepare, runner.prepare, self.constants, tactic))
+        prepared = self.prepared.get(layout, functools.partial(_prepare, prepare, self.constants, tactic))
         return _with_constants(runner.function, (prepared,), tactic)
 
     def forget(self) -> None:

@@ -37,7 +37,6 @@ class Op(OpSpec, Generic[P, R]):
         if kwargs or len(args) != len(self.signature.parameters):
             args = self.positional(args, kwargs)  # type: ignore[assignment]
         result: R
-        result: R
         if not self.constants:
             if self._plain is None:
                 self._plain = Binding(self, scope=FREE, default_version=self.default_version).caller()
@@ -63,7 +62,10 @@ class Op(OpSpec, Generic[P, R]):
         """The binding of these constants, kept on the first tensor among them so that it goes when the tensor goes."""
         host = next((value for value in constants if hasattr(value, "untyped_storage")), None)
         held = self._unhosted if host is None else host.__dict__.setdefault("_tunebook_bindings", _Held())
-        key = (self.name, *(id(value) if hasattr(value, "untyped_storage") else (type(value), value) for value in constants))
+        key = (
+            self.name,
+            *(id(value) if hasattr(value, "untyped_storage") else (type(value), value) for value in constants),
+        )
         if key not in held:
             held[key] = self.bind(*constants).caller()
         call: Callable[..., Any] = held[key]

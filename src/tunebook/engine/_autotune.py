@@ -71,9 +71,7 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
             self._join(outer)
             return self
         device = device_of("cpu")
-        self.session = Session(
-            self.policy, cache=self.cache, device=device, selection=self.selection, seed=self._seed
-        )
+        self.session = Session(self.policy, cache=self.cache, device=device, selection=self.selection, seed=self._seed)
         self.collection = Collection(device)
         self._stack.enter_context(collecting(self.collection))
         autotune._open = self

@@ -21,7 +21,9 @@ def encode(tokenizer: Any, prompt: str, model: str) -> dict[str, Any]:
         raise UsageError("the prompt is empty; give --prompt some text")
     if getattr(tokenizer, "chat_template", None):
         chat = [{"role": "user", "content": prompt}]
-        return dict(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True))
+        return dict(
+            tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        )
     return dict(tokenizer(prompt, return_tensors="pt"))
 
 

@@ -57,7 +57,9 @@ def requests(
     decode: Iterable[int] = DEFAULT_DECODE, prefill: Iterable[int] = DEFAULT_PREFILL
 ) -> tuple[PhaseRequest, ...]:
     """The requested phases, ascending. Raises UsageError for a size below 1, or for none at all."""
-    found = {PhaseRequest("decode", size, 1) for size in decode} | {PhaseRequest("prefill", 1, size) for size in prefill}
+    found = {PhaseRequest("decode", size, 1) for size in decode} | {
+        PhaseRequest("prefill", 1, size) for size in prefill
+    }
     if not found:
         raise UsageError("no phase to tune: give at least one decode batch size or one prefill length")
     for request in found:

@@ -32,6 +32,7 @@ class TuneReport:
     outcome: Outcome = field(default_factory=Outcome)
     plan: Plan | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    step_seconds: float = 0.0
     limit_bytes: int = 0
     model_bytes: int = 0
 

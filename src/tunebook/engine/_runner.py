@@ -28,8 +28,9 @@ from tunebook.tuner import Collection, Outcome, Progress, Selection, Session
 
 logger = logging.getLogger("tunebook.engine")
 
-#: The share of what is left of the budget after collecting that the whole-model comparison may use.
-VERIFY_SHARE = 0.3
+#: The budget keeps this many default steps of every phase for the whole-model comparison, and at most this share of itself.
+VERIFY_STEPS = 20
+VERIFY_SHARE = 0.5
 
 
 class ModelRunner:
@@ -143,8 +144,8 @@ class ModelRunner:
             report.seconds["start"] = spent() - report.seconds["prepare"]
             return report
         collection = self._collect(wanted, report, progress)
-        verify_s = VERIFY_SHARE * total.left()
-        outcome = session.tune(collection, max(total.left() - verify_s, 0.1 * total.seconds), progress)
+        verify_s = min(VERIFY_SHARE * total.left(), VERIFY_STEPS * report.step_seconds)
+        outcome = session.tune(collection, total.left() - verify_s, progress)
         report.outcome, report.seconds["tune"] = outcome, outcome.seconds
         plan, families = self._plan(session, outcome, collection, report, wanted, progress)
         plan = self._verify(session, plan, wanted, total, report, progress)
@@ -215,8 +216,12 @@ class ModelRunner:
             if progress:
                 progress(done, len(wanted), f"dummy run: {request}")
             step = self.step(request)  # fills the key-value cache before calls are collected
+            if request.phase == "decode":  # the first call of a shape builds what later ones reuse, and is no measure
+                step()
+            single = timer(self.device)
             with collecting(collection):
                 step()
+            report.step_seconds += single()
         self.scope.switch(True)
         report.seconds["collect"] = spent()
         return collection
@@ -264,7 +269,11 @@ class ModelRunner:
         """The whole-model comparison; what is known of the very same plan from an earlier start is not measured again."""
         report.seconds["verify"] = 0.0
         former = session.plan_of(plan.fingerprint)
-        if former is not None and former.verified and (former.tactics, former.requested) == (plan.tactics, plan.requested):
+        if (
+            former is not None
+            and former.verified
+            and (former.tactics, former.requested) == (plan.tactics, plan.requested)
+        ):
             return former
         if all(name == "default" for name in plan.tactics.values()):
             return plan.replace(verified=True, active=True)
@@ -279,7 +288,8 @@ class ModelRunner:
         self.scope.switch(plan.active)
         if not plan.active:
             logger.warning(
-                "the plan for %s is slower than the default on the whole model and is not activated; this is remembered", self.name
+                "the plan for %s is slower than the default on the whole model and is not activated; this is remembered",
+                self.name,
             )
             for binding in self.scope.bindings:
                 binding.prepared.clear()

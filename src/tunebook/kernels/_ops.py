@@ -41,7 +41,14 @@ def _resample_linear(dynamic: Sequence[Any], sizes: Mapping[str, int], rng: rand
     return (rows.reshape(*([1] * (x.ndim - 2)), *rows.shape) if x.ndim > 1 else rows,)
 
 
-@op("linear", buckets=_ROWS, constants=("weight", "bias"), describe=_describe_linear, resample=_resample_linear, lead="x")
+@op(
+    "linear",
+    buckets=_ROWS,
+    constants=("weight", "bias"),
+    describe=_describe_linear,
+    resample=_resample_linear,
+    lead="x",
+)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., K] times weight [N, K] transposed, plus bias [N] or None: [..., N]. Floating point, all of one dtype."""
     return F.linear(x, weight, bias)

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 
-from tunebook.kernels._ops import experts
+from tunebook.kernels._ops import experts, linear
 from tunebook.kernels.experts import _onednn as onednn_experts
 from tunebook.kernels.experts import _torch as torch_experts
+from tunebook.kernels.linear import _onednn as onednn_linear
+from tunebook.kernels.linear import _torch as torch_linear
 from tunebook.ops import requires
 from tunebook.records import Problem
 
@@ -29,7 +31,10 @@ _EXPERTS_TRANSPOSED = {
     "padded_bmm": torch_experts.padded_bmm_transposed,
     "grouped_mm": torch_experts.grouped_mm_transposed,
 }
-_EXPERTS_ONEDNN = {"whole": (onednn_experts.pack, onednn_experts.loop), "split": (onednn_experts.pack_split, onednn_experts.loop_split)}
+_EXPERTS_ONEDNN = {
+    "whole": (onednn_experts.pack, onednn_experts.loop),
+    "split": (onednn_experts.pack_split, onednn_experts.loop_split),
+}
 
 
 def _experts_torch(*args: Any, algorithm: str) -> Any:
@@ -62,20 +67,19 @@ def _pack_experts(gate_up: Any, down: Any, activation: str, *, gate: str, batch_
     return _EXPERTS_ONEDNN[gate][0](gate_up, down, activation, batch_hint)
 
 
-def onednn_unavailable() -> str | None:
-    """Why oneDNN's packed weights cannot be used here, or None."""
-    if not torch.backends.mkldnn.is_available():
-        return "this PyTorch was built without oneDNN"
-    return None
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 
 
 def _onednn_fits(problem: Problem, **_: Any) -> str | None:
-    dtype = problem.dtypes[0]
-    if dtype == "fp32":
-        return None
-    if dtype == "bf16":
-        return None if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "oneDNN has no bf16 on this CPU (needs AVX-512)"
-    return f"oneDNN's packed weights are for bf16 and fp32, not {dtype}"
+    return onednn_linear.available(_DTYPES.get(problem.dtypes[0], torch.int8))
+
+
+def _linear_torch(x: Any, weight: Any, bias: Any, *, operand: str) -> Any:
+    return torch_linear.columns(x, weight, bias)
+
+
+def _linear_onednn(x: Any, prepared: Any, *, batch_hint: int) -> Any:
+    return onednn_linear.linear(x, prepared)
 
 
 def declare() -> None:
@@ -99,15 +103,37 @@ def declare() -> None:
     experts.runner(
         "onednn",
         {"gate": ("whole", "split"), "batch_hint": BATCH_HINTS},
-        available=onednn_unavailable,
+        available=onednn_linear.available,
         prepare=_pack_experts,
         layout=lambda *, gate, batch_hint: f"packed-{gate}-{batch_hint}",
         workspace=lambda *args, gate, batch_hint: onednn_experts.workspace(*args),
         supports=_onednn_fits,
         libraries=("torch",),
     )(_experts_onednn)
+    linear.runner(
+        "torch",
+        {"operand": ("columns",)},  # rows times weight is the default itself
+        workspace=lambda *args, operand: torch_linear.columns_workspace(*args),
+        libraries=("torch",),
+    )(_linear_torch)
+    linear.runner(
+        "torch_transposed",
+        prepare=torch_linear.transpose,
+        layout=lambda: "transposed",
+        workspace=torch_linear.workspace,
+        libraries=("torch",),
+    )(torch_linear.transposed)
+    linear.runner(
+        "onednn",
+        {"batch_hint": BATCH_HINTS},
+        available=onednn_linear.available,
+        prepare=onednn_linear.pack,
+        layout=lambda *, batch_hint: f"packed-{batch_hint}",
+        workspace=lambda *args, batch_hint: onednn_linear.workspace(*args),
+        supports=_onednn_fits,
+        libraries=("torch",),
+    )(_linear_onednn)
     experts.runner("flashinfer", available=requires(cuda=(9, 0), module="flashinfer"))(_flashinfer_experts)
-
 
 
 def _flashinfer_experts(*args: Any) -> Any:

@@ -3,13 +3,16 @@
 from tunebook.measure._budget import Budget, allowance
 from tunebook.measure._calibrate import Calibration, calibrate
 from tunebook.measure._candidate import Candidate, Clock, sample
-from tunebook.measure._check import Case, Finding, check, compare
+from tunebook.measure._check import Case, Finding, Passed, check, compare
 from tunebook.measure._choose import Choice, choose, rescale
 from tunebook.measure._guard import memory_limit, refuse_for_memory
 from tunebook.measure._race import MAX_ROUNDS, Entry, RaceResult, race
+from tunebook.measure._screen import SCREENING, first_look, hopeless
 
 __all__ = [
     "MAX_ROUNDS",
+    "Passed",
+    "SCREENING",
     "Budget",
     "Calibration",
     "Candidate",
@@ -24,6 +27,8 @@ __all__ = [
     "check",
     "choose",
     "compare",
+    "first_look",
+    "hopeless",
     "memory_limit",
     "race",
     "refuse_for_memory",

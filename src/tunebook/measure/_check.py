@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tunebook.measure._candidate import Clock
 from tunebook.records import Reason
 
 #: By dtype of the output: the greatest relative error of a row (2-norm), and of an element against its row's root mean square.
@@ -36,19 +37,31 @@ class Finding:
     detail: str
 
 
-def check(call: Callable[..., Any], cases: Sequence[Case], constants: Sequence[Any] = ()) -> Finding | float:
-    """Run `call` once on every case. The greatest relative row error, or the reason why the tactic is refused.
+@dataclass(frozen=True)
+class Passed:
+    """A tactic that gave the default's output: the greatest relative error of a row, and the last call's seconds."""
+
+    error: float
+    seconds: float
+
+
+def check(call: Callable[..., Any], cases: Sequence[Case], constants: Sequence[Any], clock: Clock) -> Finding | Passed:
+    """Run `call` once on every case, in order. What it passed with, or the reason why the tactic is refused.
 
     Uninitialised memory that the tactic allocates through torch is filled with NaN, so that a part that it forgets to
     write is seen. Arguments are compared with a copy afterwards, constants by a checksum of their bits.
     """
-    worst = 0.0
+    worst = seconds = 0.0
     before = [_checksum(value) for value in constants]
     for case in cases:
         args = tuple(_copy(value) for value in case.args)
         try:
             with _filled_with_nan():
+                clock.synchronize()
+                start = clock.clock()
                 got = call(*args)
+                clock.synchronize()
+                seconds = clock.clock() - start
         except MemoryError as error:
             return Finding("memory", f"{case.label}: {error or 'out of memory'}")
         except Exception as error:  # noqa: BLE001 - whatever a tactic raises is the finding
@@ -63,7 +76,7 @@ def check(call: Callable[..., Any], cases: Sequence[Case], constants: Sequence[A
                 return Finding("correctness", f"{case.label}: argument {position} was changed by the call")
     if [_checksum(value) for value in constants] != before:
         return Finding("correctness", "the weights were changed by the call")
-    return worst
+    return Passed(worst, seconds)
 
 
 def compare(got: Any, expected: Any) -> float | str:
@@ -124,16 +137,19 @@ def _filled_with_nan() -> Iterator[None]:
     import torch
 
     mode, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic  # a module whose attributes are properties, which the types do not show
+    fill = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    settings.fill_uninitialized_memory = True
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an operation that has no deterministic form warns; that is not the question
+            warnings.simplefilter(
+                "ignore"
+            )  # an operation that has no deterministic form warns; that is not the question
             yield
     finally:
         torch.use_deterministic_algorithms(mode, warn_only=warn)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        settings.fill_uninitialized_memory = fill
 
 
 def _checksum(value: Any) -> Any:
@@ -155,8 +171,10 @@ def _copy(value: Any) -> Any:
 def _same(one: Any, other: Any) -> bool:
     import torch
 
-    return bool(((one == other) | (torch.isnan(one) & torch.isnan(other))).all()) if one.is_floating_point() else bool(
-        (one == other).all()
+    return (
+        bool(((one == other) | (torch.isnan(one) & torch.isnan(other))).all())
+        if one.is_floating_point()
+        else bool((one == other).all())
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +28,13 @@ class Choice:
     frontier: tuple[Member, ...]
 
 
-def choose(result: RaceResult, group_of: Callable[[str], tuple[str, str]], incumbent: str | None = None) -> Choice:
-    """Settle a race.
+def choose(
+    result: RaceResult,
+    group_of: Callable[[str], tuple[str, str]],
+    incumbent: str | None = None,
+    screened: Sequence[Entry] = (),
+) -> Choice:
+    """Settle a race. `screened` are tactics that did not enter it: they count for the frontier only.
 
     `group_of(tactic)` is its (runner, layout): the frontier keeps the best of each. Among ties the incumbent is preferred,
     then the default, then the least memory, then the name's order, so that two tunings agree.
@@ -49,7 +54,7 @@ def choose(result: RaceResult, group_of: Callable[[str], tuple[str, str]], incum
         speedup=_paired(result.default, winner),
         seconds=float(np.median(winner.samples)),
         ties=tuple(sorted(entry.name for entry in tied if entry is not winner)),
-        frontier=_frontier(result, winner, group_of),
+        frontier=_frontier([*result.entries, *screened], winner, group_of),
     )
 
 
@@ -72,18 +77,15 @@ def _paired(slow: Entry, fast: Entry) -> Interval:
 
 
 def _frontier(
-    result: RaceResult, winner: Entry, group_of: Callable[[str], tuple[str, str]]
+    entries: Sequence[Entry], winner: Entry, group_of: Callable[[str], tuple[str, str]]
 ) -> tuple[Member, ...]:
     best: dict[tuple[str, str], tuple[float, Entry]] = {}
-    survivors = {id(entry) for entry in result.survivors}
-    for entry in result.entries:
-        if not entry.samples:
-            continue
-        ratio = _paired(entry, winner).value if id(entry) in survivors or entry.rounds else math.inf
+    for entry in entries:
+        ratio = 0.0 if entry is winner else _paired(entry, winner).value
         group = group_of(entry.name)
-        if group not in best or (entry is winner) or (best[group][1] is not winner and ratio < best[group][0]):
+        if group not in best or ratio < best[group][0]:
             best[group] = (ratio, entry)
-    ordered = sorted(best.items(), key=lambda item: (item[1][1] is not winner, item[1][0], item[1][1].name))
+    ordered = sorted(best.items(), key=lambda item: (item[1][0], item[1][1].name))
     return tuple(_member(entry, winner, layout) for (_, layout), (_, entry) in ordered)
 
 
@@ -98,7 +100,12 @@ def rescale(members: Mapping[str, Member], factor: float) -> tuple[Member, ...]:
     """Members of an older frontier against a new winner that is `factor` times as fast as the older one."""
     return tuple(
         Member(
-            tactic=m.tactic, ratio=m.ratio * factor, low=m.low * factor, high=m.high * factor, bytes=m.bytes, layout=m.layout
+            tactic=m.tactic,
+            ratio=m.ratio * factor,
+            low=m.low * factor,
+            high=m.high * factor,
+            bytes=m.bytes,
+            layout=m.layout,
         )
         for m in members.values()
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tunebook.measure._candidate import Candidate, Clock, sample
-from tunebook.stats import block_inflation, centred_medians, expected_loss, medians_of, slower_evidence
+from tunebook.stats import Matrix, block_inflation, centred_medians, expected_loss, medians_of, slower_evidence
 
 #: An elimination shows that a tactic is more than this slower than another, as a log-ratio.
 ELIMINATION_MARGIN = math.log(1.01)
@@ -22,8 +22,6 @@ EQUIVALENCE = math.log(1.03)
 ACCEPTED_LOSS = 0.005
 MIN_ROUNDS = 8
 MAX_ROUNDS = 40
-#: A tactic whose first sample is this many times the best one's does not enter the race.
-SCREEN_RATIO = 8.0
 #: Rounds depend on each other where blocks vary this much more than independent rounds would: bet on medians of four.
 DEPENDENCE = 2.0
 DEPENDENT_GROUP = 4
@@ -73,7 +71,7 @@ def race(
     """
     entries = [Entry(candidate) for candidate in candidates]
     by_default = next(entry for entry in entries if entry.name == default)
-    alive = _screen(entries, by_default, clock, inner)
+    alive = list(entries)
     numbers = np.random.default_rng(rng.getrandbits(64))
     done, stopped, loss = 0, "rounds", 0.0
     while done < max_rounds:
@@ -90,7 +88,7 @@ def race(
             continue
         alive = _eliminate(alive, len(entries))
         if len(alive) == 1 and done >= 3:
-            stopped = "one left"
+            stopped, loss = "one left", 0.0
             break
         logs = _logs(alive)
         medians = centred_medians(logs)
@@ -107,27 +105,6 @@ def race(
             stopped = "time"
             break
     return RaceResult(tuple(entries), tuple(alive), by_default, done, stopped, loss)
-
-
-def _screen(entries: list[Entry], default: Entry, clock: Clock, inner: int) -> list[Entry]:
-    """One sample each, one call where a call is long: what is hopeless leaves, and everything is warm."""
-    first = {entry.name: sample(entry.candidate, clock, 1, 0) for entry in entries}
-    first = {
-        entry.name: min(first[entry.name], sample(entry.candidate, clock, min(inner, 4), 0))
-        if first[entry.name] < SCREEN_RATIO * 4 * min(first.values())
-        else first[entry.name]
-        for entry in entries
-    }
-    best = min(first.values())
-    alive = []
-    for entry in entries:
-        if first[entry.name] > SCREEN_RATIO * best and entry is not default:
-            entry.samples.append(first[entry.name])
-            entry.rounds.append(-1)
-            entry.left = f"screened out at {first[entry.name] / best:.0f}x the best"
-        else:
-            alive.append(entry)
-    return alive
 
 
 def _eliminate(alive: list[Entry], offered: int) -> list[Entry]:
@@ -147,7 +124,7 @@ def _eliminate(alive: list[Entry], offered: int) -> list[Entry]:
     return kept
 
 
-def _evidence(ratios: np.ndarray) -> float:
+def _evidence(ratios: Matrix) -> float:
     values = [float(value) for value in ratios]
     if block_inflation(values) > DEPENDENCE:
         values = medians_of(values, DEPENDENT_GROUP)
@@ -165,5 +142,5 @@ def _equal(alive: list[Entry]) -> bool:
     return True
 
 
-def _logs(alive: Sequence[Entry]) -> np.ndarray:
-    return np.log(np.array([entry.samples for entry in alive], dtype=float))
+def _logs(alive: Sequence[Entry]) -> Matrix:
+    return np.asarray(np.log(np.array([entry.samples for entry in alive], dtype=float)))

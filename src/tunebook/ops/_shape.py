@@ -58,7 +58,9 @@ class Shape:
             for axis, bucket in dims.items():
                 name = bucket.name or f"{arg}.{axis}"
                 if self.by_name.setdefault(name, bucket).rule != bucket.rule:
-                    raise OpError(f"op {op}: dimension {name} has two rules, {self.by_name[name].rule} and {bucket.rule}")
+                    raise OpError(
+                        f"op {op}: dimension {name} has two rules, {self.by_name[name].rule} and {bucket.rule}"
+                    )
         self._describe = describe or self._by_signature
         self._resample = resample or self._rows
 
@@ -74,9 +76,7 @@ class Shape:
             if dim is None:
                 return None
             dims.append(dim)
-        return Problem(
-            op=self.op, attrs=description.attrs, dtypes=description.dtypes, dims=tuple(dims), policy=policy
-        )
+        return Problem(op=self.op, attrs=description.attrs, dtypes=description.dtypes, dims=tuple(dims), policy=policy)
 
     def resample(self, dynamic: Sequence[Any], sizes: Mapping[str, int], rng: random.Random) -> tuple[Any, ...]:
         """Dynamic arguments of the given sizes, their rows drawn from the live ones."""

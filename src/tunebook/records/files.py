@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunebook.records._base import SCHEMA, Record
+from tunebook.records._base import SCHEMA, Record, check_seconds
 from tunebook.records.environment import Environment
 from tunebook.records.plan import Plan
 from tunebook.records.problem import Problem
@@ -23,7 +23,7 @@ class CacheDocument(Record, frozen=True, kw_only=True, omit_defaults=False):
                 raise ValueError(f"verdict under key {key} is about {verdict.problem}")
 
 
-class Header(Record, frozen=True, kw_only=True, tag="header"):
+class Header(Record, frozen=True, kw_only=True, tag="header", omit_defaults=False):
     """The first line of a run file."""
 
     session: str
@@ -68,6 +68,9 @@ class Footer(Record, frozen=True, kw_only=True, tag="footer"):
     problems: int
     left_out: int = 0
     published: str = ""
+
+    def __post_init__(self) -> None:
+        check_seconds("a run", self.seconds)
 
 
 RunLine = Header | TrialLine | VerdictLine | PlanLine | Footer

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tunebook.records._base import Record
+from tunebook.records._base import Record, check_seconds
 
 Outcome = Literal["faster", "no difference", "slower"]
 
@@ -30,6 +30,8 @@ class Phase(Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _check_interval(self.phase, self.speedup_low, self.speedup, self.speedup_high)
+        check_seconds(self.phase, self.default_ms)
+        check_seconds(self.phase, self.tuned_ms)
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from tunebook.records._base import Record, check_name
@@ -51,17 +52,23 @@ class Tactic(Record, frozen=True, kw_only=True):
     @classmethod
     def parse(cls, name: str) -> Tactic:
         """Read a name back. Raises ``ValueError`` that shows the part that is wrong."""
-        found = _NAME.fullmatch(name)
-        if not found:
-            raise ValueError(f"tactic {name!r} is not runner[parameter=value,…]")
-        params = []
-        for item in (found["params"] or "").split(","):
-            if item:
-                key, equals, value = item.partition("=")
-                if not equals:
-                    raise ValueError(f"tactic {name!r}: {item!r} is not parameter=value")
-                params.append((key, _read(value)))
-        return cls(runner=found["runner"], params=tuple(params))
+        return _parse(name)
+
+
+@lru_cache(maxsize=4096)
+def _parse(name: str) -> Tactic:
+    """Names recur: a cache of ten thousand verdicts knows a few dozen."""
+    found = _NAME.fullmatch(name)
+    if not found:
+        raise ValueError(f"tactic {name!r} is not runner[parameter=value,…]")
+    params = []
+    for item in (found["params"] or "").split(","):
+        if item:
+            key, equals, value = item.partition("=")
+            if not equals:
+                raise ValueError(f"tactic {name!r}: {item!r} is not parameter=value")
+            params.append((key, _read(value)))
+    return Tactic(runner=found["runner"], params=tuple(params))
 
 
 #: The tactic that runs untuned: the model's own implementation. Always in the race, and the correctness reference.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
-from tunebook.records._base import Record
+from tunebook.records._base import Record, check_seconds
 from tunebook.records.problem import Problem
 from tunebook.records.tactic import Tactic
 
@@ -105,13 +105,15 @@ class Verdict(Record, frozen=True, kw_only=True):
         Problem.parse(self.problem)
         runner = Tactic.parse(self.winner).runner
         if not 0 < self.low <= self.speedup <= self.high < math.inf:
-            raise ValueError(f"{self.problem}: speed-up {self.speedup} is not inside its interval [{self.low}, {self.high}]")
+            raise ValueError(
+                f"{self.problem}: speed-up {self.speedup} is not inside its interval [{self.low}, {self.high}]"
+            )
         if not self.frontier or self.frontier[0].tactic != self.winner:
             raise ValueError(f"{self.problem}: the frontier does not begin with the winner {self.winner}")
         if runner not in self.offered:
             raise ValueError(f"{self.problem}: the winner's runner {runner} is not among the offered ones")
-        if not (self.seconds >= 0 and math.isfinite(self.seconds)):
-            raise ValueError(f"{self.problem}: {self.seconds} seconds a call")
+        check_seconds(self.problem, self.seconds)
+        check_seconds(self.problem, self.measured)
 
     @property
     def keeps_default(self) -> bool:

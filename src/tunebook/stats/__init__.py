@@ -3,6 +3,7 @@
 from tunebook.stats._betting import medians_of, sign_evidence, slower_evidence, tail_evidence
 from tunebook.stats._paired import (
     Interval,
+    Matrix,
     block_inflation,
     centred,
     centred_medians,
@@ -13,6 +14,7 @@ from tunebook.stats._paired import (
 
 __all__ = [
     "Interval",
+    "Matrix",
     "block_inflation",
     "centred",
     "centred_medians",

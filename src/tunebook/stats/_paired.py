@@ -42,7 +42,9 @@ def median_interval(values: Sequence[float] | Matrix, confidence: float = 0.95) 
     return Interval(middle, ordered[k - 1], ordered[count - k])
 
 
-def ratio_interval(slow: Sequence[float] | Matrix, fast: Sequence[float] | Matrix, confidence: float = 0.95) -> Interval:
+def ratio_interval(
+    slow: Sequence[float] | Matrix, fast: Sequence[float] | Matrix, confidence: float = 0.95
+) -> Interval:
     """The median of slow/fast over paired rounds, with its interval, all as ratios. Both are times of the same rounds."""
     logs = np.log(np.asarray(slow, dtype=float)) - np.log(np.asarray(fast, dtype=float))
     return Interval(*(math.exp(part) for part in median_interval(logs, confidence)))

@@ -22,7 +22,10 @@ from tunebook.store.run_files import MAX_RUN_BYTES, Run, looks_like_run, other_s
 MAX_CACHE_BYTES: Final = 64 * 2**20
 #: So many bad entries are named; the rest are counted.
 MAX_ENTRY_MISSES: Final = 1000
-_MAX_FIELDS = 20
+# More than any cache of that size holds, and any environment has: a file with more is made to keep its reader busy.
+_MAX_ENTRIES: Final = 200_000
+_MAX_HARD_FIELDS: Final = 1000
+_SHOWN_FIELDS: Final = 20
 
 _R = TypeVar("_R", bound=Record)
 
@@ -143,17 +146,21 @@ def _compared(where: str, found: CacheContents, environment: Environment | None)
     """`found`, or one miss that names each hard field in which its environment is not this one."""
     if environment is None or found.environment is None:
         return found
-    differences = environment.differences(found.environment)
-    if not differences:
+    detail = describe_differences(environment, found.environment)
+    if detail is None:
         return found
-    detail = describe_differences(differences)
     return _nothing(Miss(kind="environment", where=where, detail=detail), found.environment)
 
 
-def describe_differences(differences: list[str]) -> str:
-    """The hard fields in which this environment and a file's differ, a bounded number of them."""
-    shown = [one_line(difference, 120) for difference in differences[:_MAX_FIELDS]]
-    more = [f"{len(differences) - _MAX_FIELDS} more"] if len(differences) > _MAX_FIELDS else []
+def describe_differences(here: Environment, there: Environment) -> str | None:
+    """The hard fields in which this environment and a file's differ, a bounded number of them; None: they do not."""
+    if len(there.hard) > _MAX_HARD_FIELDS:
+        return f"its environment has {len(there.hard)} hard fields, more than the {_MAX_HARD_FIELDS} that are compared"
+    differences = here.differences(there)
+    if not differences:
+        return None
+    shown = [one_line(difference, 120) for difference in differences[:_SHOWN_FIELDS]]
+    more = [f"{len(differences) - _SHOWN_FIELDS} more"] if len(differences) > _SHOWN_FIELDS else []
     return f"made on another machine (here ≠ there): {'; '.join(shown + more)}"
 
 
@@ -175,15 +182,12 @@ def _piecewise(where: str, data: bytes, environment: Environment | None) -> Cach
     """Entry by entry: a document of which not everything can be read."""
     try:
         parts = _parts.decode(data)
-        repeated, _ = _repeated(data)
     except msgspec.ValidationError as error:
         return _nothing(Miss(kind="schema", where=where, detail=f"not a cache: {one_line(error)}"))
     except RecursionError:
         return _nothing(Miss(kind="not JSON", where=where, detail="nested too deeply"))
     except ValueError as error:
         return _nothing(Miss(kind="not JSON", where=where, detail=one_line(error)))
-    if known := sorted(repeated & set(_Parts.__struct_fields__)):
-        return _nothing(Miss(kind="schema", where=where, detail=f"field {known[0]} occurs twice"))
     if not parts.schema:
         return _nothing(Miss(kind="schema", where=where, detail="not a cache: it has no field schema"))
     try:
@@ -196,37 +200,58 @@ def _piecewise(where: str, data: bytes, environment: Environment | None) -> Cach
         made_in = _environment.decode(parts.environment)
     except (ValueError, RecursionError) as error:
         return _nothing(Miss(kind="environment", where=where, detail=f"field environment: {one_line(error)}"))
+    unread = CacheContents(verdicts={}, plans={}, misses=(), environment=made_in)
+    if (compared := _compared(where, unread, environment)).misses:
+        return compared
     misses: list[Miss] = []
-    verdicts = _served(f"{where}, verdict", parts.verdicts, _verdict, lambda verdict: verdict.problem, misses)
-    plans = _served(f"{where}, plan", parts.plans, _plan, lambda plan: plan.fingerprint, misses)
-    found = CacheContents(verdicts=verdicts, plans=plans, misses=tuple(misses), environment=made_in)
-    return _compared(where, found, environment)
+    verdicts = _split(f"{where}, verdicts", parts.verdicts, misses)
+    plans = _split(f"{where}, plans", parts.plans, misses)
+    try:
+        twice = sorted(_repeated(data)[0] & set(_Parts.__struct_fields__)) if not misses else []
+    except (ValueError, RecursionError) as error:
+        return _nothing(Miss(kind="not JSON", where=where, detail=one_line(error)))
+    if twice:
+        return _nothing(Miss(kind="schema", where=where, detail=f"field {twice[0]} occurs twice"))
+    good = _served(f"{where}, verdict", verdicts, _verdict, lambda verdict: verdict.problem, misses)
+    good_plans = _served(f"{where}, plan", plans, _plan, lambda plan: plan.fingerprint, misses)
+    return CacheContents(verdicts=good, plans=good_plans, misses=tuple(misses), environment=made_in)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Split:
+    """The entries of one part, unread, and the keys that occur twice among them."""
+
+    entries: dict[str, msgspec.Raw]
+    repeated: set[str]
+
+
+def _split(where: str, raw: msgspec.Raw, misses: list[Miss]) -> _Split:
+    """The entries of one part; none, and a miss, where it is no such part."""
+    if not raw:
+        return _Split(entries={}, repeated=set())
+    try:
+        entries = _entries.decode(raw)
+        if len(entries) <= _MAX_ENTRIES:
+            return _Split(entries=entries, repeated=_repeated(bytes(raw))[0])
+        detail = f"{len(entries)} entries are more than the {_MAX_ENTRIES} that are read"
+    except (ValueError, RecursionError) as error:
+        detail = one_line(error)
+    misses.append(Miss(kind="entry", where=where, detail=detail))
+    return _Split(entries={}, repeated=set())
 
 
 def _served(
-    where: str, raw: msgspec.Raw, decoder: msgspec.json.Decoder[_R], key_of: Callable[[_R], str], misses: list[Miss]
+    where: str, part: _Split, decoder: msgspec.json.Decoder[_R], key_of: Callable[[_R], str], misses: list[Miss]
 ) -> dict[str, _R]:
     """The entries of one part that can be read; a miss is added for each of the others, a bounded number of them."""
-    if not raw:
-        return {}
-    try:
-        entries = _entries.decode(raw)
-        repeated, _ = _repeated(bytes(raw))
-    except (ValueError, RecursionError) as error:
-        misses.append(Miss(kind="entry", where=f"{where}s", detail=one_line(error)))
-        return {}
     served: dict[str, _R] = {}
     more = 0
-    for key, text in entries.items():
-        problem = "the key occurs twice" if key in repeated else None
-        if problem is None:
-            entry = _one(key, text, decoder, key_of)
-            if not isinstance(entry, str):
-                served[key] = entry
-                continue
-            problem = entry
-        if len(misses) < MAX_ENTRY_MISSES:
-            misses.append(Miss(kind="entry", where=f"{where} {one_line(key)}", detail=problem))
+    for key, text in part.entries.items():
+        entry = "the key occurs twice" if key in part.repeated else _one(key, text, decoder, key_of)
+        if not isinstance(entry, str):
+            served[key] = entry
+        elif len(misses) < MAX_ENTRY_MISSES:
+            misses.append(Miss(kind="entry", where=f"{where} {one_line(key)}", detail=entry))
         else:
             more += 1
     if more:

@@ -188,8 +188,8 @@ def _present(location: Location, target: Path, environment: Environment) -> _Pre
     if looks_like_run(data):
         raise StoreError(f"{left}: it is a run file, not a cache; {_ELSEWHERE}")
     contents = parse_cache(target, data, environment)
-    if contents.environment is not None and (differences := environment.differences(contents.environment)):
-        raise StoreError(f"{left}: {describe_differences(differences)}; {_ELSEWHERE}")
+    if contents.environment is not None and (differences := describe_differences(environment, contents.environment)):
+        raise StoreError(f"{left}: {differences}; {_ELSEWHERE}")
     whole = next((miss for miss in contents.misses if miss.kind != "entry"), None)
     if whole is not None and whole.kind != "not JSON":
         schema = schema_of(data)

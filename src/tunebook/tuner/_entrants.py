@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from tunebook.errors import UsageError
@@ -121,12 +122,11 @@ class Field:
     offered: dict[str, Offered] = field(default_factory=dict)
 
 
-def entrants(
-    problem: Problem, spec: OpSpec, default_version: str, selection: Selection, known: Answer | None
-) -> Field:
+def entrants(problem: Problem, spec: OpSpec, default_version: str, selection: Selection, known: Answer | None) -> Field:
     """The default, the incumbent, and the tactics of every runner that races; on a warm cache the changed runners alone."""
     found = Field(tactics=[DEFAULT], offered={DEFAULT.runner: Offered(version=default_version, space="")})
     incumbent = known.tactic if known else None
+    queues: list[list[Tactic]] = []
     if incumbent is not None and incumbent != DEFAULT:
         found.tactics.append(incumbent)
     for name, runner in spec.runners.items():
@@ -137,10 +137,14 @@ def entrants(
             found.rejected.append(Rejected(tactic=name, reason="unavailable", detail=why))
             continue
         found.offered[name] = runner.offered
+        fits: list[Tactic] = []
         for tactic in runner.combinations:
             refusal = runner.refusal(tactic, problem)
             if refusal is not None:
                 found.rejected.append(Rejected(tactic=tactic.name, reason="constraints", detail=refusal))
             elif tactic not in found.tactics:
-                found.tactics.append(tactic)
+                fits.append(tactic)
+        queues.append(fits)
+    for turn in itertools.zip_longest(*queues):  # one of each runner in turn: where time is short, each was tried
+        found.tactics += [tactic for tactic in turn if tactic is not None]
     return found

@@ -10,7 +10,7 @@ from tunebook.dispatch import Binding, tensor_bytes
 from tunebook.records import Tactic
 
 #: Rotating over this many bytes of weights leaves nothing in a core's caches; more would only cost preparation time.
-ROTATION_BYTES = 256 << 20
+ROTATION_BYTES = 128 << 20
 MAX_REPLICAS = 32
 
 

@@ -213,10 +213,14 @@ class Session:
             return
         plans = {} if plan is None else {plan.fingerprint: plan}
         published = publish(self.location, self.environment, fresh, plans)
+        if published.note:
+            logger.warning("%s", published.note)
         if published.problem:
             outcome.not_published = published.problem
-            logger.warning("the cache was not written: %s", published.problem)
-        else:
+            logger.warning(
+                "the cache %s: %s", "lacks a part" if published.written else "was not written", published.problem
+            )
+        if published.written or not published.problem:
             outcome.published = True
             self._published = str(published.path)
 
@@ -253,7 +257,9 @@ class Session:
                 published=self._published,
             )
         )
-        logger.info("autotune completed: %d problems tuned in %.1f s, run file %s", self._settled, seconds, self.run_path)
+        logger.info(
+            "autotune completed: %d problems tuned in %.1f s, run file %s", self._settled, seconds, self.run_path
+        )
         if self.policy is Policy.FRESH:
             logger.warning(
                 "cache reuse is off: this tuning cost %.1f s and every start will cost as much again; "
@@ -276,4 +282,3 @@ def _log_policy(policy: ResolvedPolicy, location: Location) -> None:
         logger.info("autotune runs with the cache at %s (%s, %s)", location.cache, policy.policy.value, policy.why)
     if policy.policy is Policy.REPLAY:
         logger.info("nothing will be tuned: what the cache does not answer runs the default")
-

@@ -44,14 +44,14 @@ class Task:
         return {dim.name: dim.size for dim in self.problem.dims}
 
     def edge_sizes(self) -> list[dict[str, int]]:
-        """The sizes at both edges of the bucket and one between, each once: where a tactic must be right."""
+        """The sizes at both edges of the bucket and one between, each once, the upper edge last: where tactics must be right."""
         shape, largest = self.spec.shape, self.family.largest()
         edges = {d.name: shape.by_name[d.name].edges(d.size, largest.get(d.name, d.size)) for d in self.problem.dims}
         low = {name: edge[0] for name, edge in edges.items()}
         high = {name: edge[1] for name, edge in edges.items()}
         ragged = {name: edge[0] + (edge[1] - edge[0]) // 2 for name, edge in edges.items()}
-        unique = {tuple(sorted(sizes.items())): sizes for sizes in (high, low, ragged)}
-        return list(unique.values())
+        unique = {tuple(sorted(sizes.items())): sizes for sizes in (ragged, low) if sizes != high}
+        return [*unique.values(), high]
 
     def inputs(self, sizes: Mapping[str, int], rng: random.Random, count: int) -> list[tuple[Any, ...]]:
         """Up to `count` sets of dynamic arguments of these sizes: live ones where they fit, else drawn from live rows."""

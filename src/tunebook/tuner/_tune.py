@@ -6,20 +6,26 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any
 
 from tunebook.devices import Device
 from tunebook.dispatch import Binding
 from tunebook.measure import (
     MAX_ROUNDS,
+    SCREENING,
     Budget,
     Case,
     Choice,
+    Entry,
     Finding,
+    Passed,
     RaceResult,
     calibrate,
     check,
     choose,
+    first_look,
+    hopeless,
     race,
     refuse_for_memory,
     rescale,
@@ -33,6 +39,9 @@ logger = logging.getLogger("tunebook.tuner")
 
 Trial = Timed | Rejected
 
+#: Checking and first looks may take this share of a problem's time; tactics beyond it are not reached.
+ENTRY_SHARE = 0.6
+
 
 @dataclass(frozen=True)
 class Settled:
@@ -40,6 +49,22 @@ class Settled:
 
     verdict: Verdict
     trials: tuple[Trial, ...]
+
+
+@dataclass
+class Lineup:
+    """Who races (the default first), who was screened out or rejected, and each one's first look in seconds."""
+
+    contenders: list[Contender] = dataclass_field(default_factory=list)
+    screened: list[Contender] = dataclass_field(default_factory=list)
+    rejected: list[Rejected] = dataclass_field(default_factory=list)
+    errors: dict[str, float] = dataclass_field(default_factory=lambda: {DEFAULT.name: 0.0})
+    looks: dict[str, float] = dataclass_field(default_factory=dict)
+    unseen: int = 0
+
+    def reject(self, tactic: Tactic, finding: Finding) -> None:
+        self.rejected.append(Rejected(tactic=tactic.name, reason=finding.reason, detail=finding.detail))
+        logger.debug("%s rejected (%s): %s", tactic.name, finding.reason, finding.detail)
 
 
 class ProblemTuner:
@@ -67,27 +92,26 @@ class ProblemTuner:
         budget = Budget(seconds, self.device)
         layers = replicas(task.family.layers)
         inputs = task.inputs(task.sizes, self.rng, len(layers))
-        rejected = list(field.rejected)
-        trials: list[Trial] = list(field.rejected)
         with torch.inference_mode():
-            contenders, errors = self._enter(task, field.tactics, layers, inputs, rejected, trials, budget)
-            default = contenders[0]
-            steady = calibrate(default, self.device)
+            lineup = self._enter(task, field, layers, inputs, budget)
+            steady = calibrate(lineup.contenders[0], self.device)
             result = race(
-                contenders,
-                default.name,
+                lineup.contenders,
+                DEFAULT.name,
                 self.device,
                 inner=steady.inner,
                 rng=self.rng,
                 max_rounds=self.max_rounds,
                 stop=budget.over,
             )
-        groups = {c.name: (c.tactic.runner, c.layout) for c in contenders}
+        groups = {c.name: (c.tactic.runner, c.layout) for c in (*lineup.contenders, *lineup.screened)}
+        screened = [Entry(c, [lineup.looks[c.name]], [SCREENING]) for c in lineup.screened]
         incumbent = known.tactic.name if known and known.tactic else None
-        choice = choose(result, groups.__getitem__, incumbent)
-        trials += [_timed(entry, steady.inner, errors) for entry in result.entries]
-        verdict = self._verdict(task, field, choice, result, rejected, before if known and known.tactic else None, budget)
-        return Settled(verdict, tuple(trials))
+        choice = choose(result, groups.__getitem__, incumbent, screened)
+        timed = [_timed(entry, steady.inner, lineup.errors) for entry in (*result.entries, *screened)]
+        before = before if known and known.tactic else None
+        verdict = self._verdict(task, field, choice, result, lineup, before, budget)
+        return Settled(verdict, (*lineup.rejected, *timed))
 
     def leave_out(self, task: Task, field: Field) -> Settled:
         """The verdict on a problem that the budget did not reach: unresolved, the default serves, and that is an answer."""
@@ -111,42 +135,62 @@ class ProblemTuner:
     def _enter(
         self,
         task: Task,
-        tactics: Sequence[Tactic],
+        field: Field,
         layers: Sequence[Binding],
         inputs: Sequence[tuple[Any, ...]],
-        rejected: list[Rejected],
-        trials: list[Trial],
         budget: Budget,
-    ) -> tuple[list[Contender], dict[str, float]]:
-        """The default and every tactic that fits the memory, prepares, and gives the default's output."""
+    ) -> Lineup:
+        """The default, and every tactic that fits the memory, prepares, gives the default's output and is not hopeless.
+
+        Other layers' weights are prepared for those only that pass on the first layer.
+        """
         cases = self._cases(task, layers[0])
-        entered, errors = [contender(DEFAULT, layers, inputs)], {DEFAULT.name: 0.0}
-        for tactic in tactics:
+        lineup = Lineup(rejected=list(field.rejected))
+        first = contender(DEFAULT, layers[:1], inputs)
+        lineup.looks[DEFAULT.name] = first_look(first.calls[0], self.device)
+        admitted: list[Contender] = []
+        for tactic in field.tactics:
             if tactic == DEFAULT:
                 continue
-            outcome = self._admit(task, tactic, layers, cases, inputs)
-            if isinstance(outcome, Finding):
-                found = Rejected(tactic=tactic.name, reason=outcome.reason, detail=outcome.detail)
-                rejected.append(found)
-                trials.append(found)
-                logger.debug("%s: %s rejected (%s): %s", task.problem.key, tactic.name, found.reason, found.detail)
+            if budget.spent() > ENTRY_SHARE * budget.seconds and admitted:
+                lineup.unseen += 1
                 continue
-            entered.append(outcome[0])
-            errors[tactic.name] = outcome[1]
-        return entered, errors
+            outcome = self._admit(task, tactic, layers[0], cases, inputs)
+            if isinstance(outcome, Finding):
+                lineup.reject(tactic, outcome)
+                continue
+            candidate, passed = outcome
+            lineup.errors[tactic.name] = passed.error
+            look = passed.seconds
+            if hopeless(look, min(lineup.looks.values())):  # a first call also builds what later ones reuse: look again
+                look = min(look, first_look(candidate.calls[0], self.device))
+            lineup.looks[tactic.name] = look
+            admitted.append(candidate)
+        best = min(lineup.looks.values())
+        lineup.contenders.append(contender(DEFAULT, layers, inputs))
+        for candidate in admitted:
+            if hopeless(lineup.looks[candidate.name], best):
+                lineup.screened.append(candidate)
+                continue
+            try:
+                lineup.contenders.append(contender(candidate.tactic, layers, inputs))
+            except Exception as error:  # noqa: BLE001 - a runner's own `prepare` on another layer's weights
+                lineup.reject(
+                    candidate.tactic, Finding("runtime", f"preparing weights: {type(error).__name__}: {error}")
+                )
+        return lineup
 
     def _admit(
         self,
         task: Task,
         tactic: Tactic,
-        layers: Sequence[Binding],
+        first: Binding,
         cases: Sequence[Case],
         inputs: Sequence[tuple[Any, ...]],
-    ) -> Finding | tuple[Contender, float]:
+    ) -> Finding | tuple[Contender, Passed]:
         runner = task.spec.runner_of(tactic)
         if runner is None:
             return Finding("constraints", "the op does not offer it")
-        first = layers[0]
         if runner.workspace is not None:
             sized = _partial(runner.workspace, tactic)
             for case in cases:
@@ -159,13 +203,10 @@ class ProblemTuner:
             return Finding("memory", f"preparing weights: {error or 'out of memory'}")
         except Exception as error:  # noqa: BLE001 - a runner's own `prepare`; its failure is the finding
             return Finding("runtime", f"preparing weights: {type(error).__name__}: {error}")
-        found = check(call, cases, first.constants)
+        found = check(call, cases, first.constants, self.device)
         if isinstance(found, Finding):
             return found
-        try:
-            return contender(tactic, layers, inputs), found
-        except Exception as error:  # noqa: BLE001 - the same for the other layers' weights
-            return Finding("runtime", f"preparing weights: {type(error).__name__}: {error}")
+        return contender(tactic, [first], inputs), found
 
     def _cases(self, task: Task, layer: Binding) -> list[Case]:
         cases = []
@@ -181,7 +222,7 @@ class ProblemTuner:
         field: Field,
         choice: Choice,
         result: RaceResult,
-        rejected: Sequence[Rejected],
+        lineup: Lineup,
         before: Verdict | None,
         budget: Budget,
     ) -> Verdict:
@@ -202,23 +243,30 @@ class ProblemTuner:
             frontier=frontier,
             offered=offered,
             ties=choice.ties,
-            rejected=tuple(rejected),
+            rejected=tuple(lineup.rejected),
             run=self.run,
             rounds=result.rounds,
             measured=budget.spent(),
-            note="" if result.stopped != "time" else "its time was up",
+            note=_note(result, lineup),
         )
 
 
 def _older(before: Verdict, choice: Choice, result: RaceResult, raced: set[str]) -> tuple[Member, ...]:
     """What the former frontier still tells: members whose runners did not race now, against the new winner."""
     names = {entry.name for entry in result.entries}
-    kept = {m.tactic: m for m in before.frontier if m.tactic not in names and Tactic.parse(m.tactic).runner not in raced}
+    kept = {
+        m.tactic: m for m in before.frontier if m.tactic not in names and Tactic.parse(m.tactic).runner not in raced
+    }
     anchor = next((m for m in before.frontier if m.tactic in {f.tactic for f in choice.frontier}), None)
     if anchor is None:
         return ()
     now = next(m for m in choice.frontier if m.tactic == anchor.tactic)
     return rescale(kept, now.ratio / anchor.ratio)
+
+
+def _note(result: RaceResult, lineup: Lineup) -> str:
+    unseen = f"{lineup.unseen} tactics not reached" if lineup.unseen else ""
+    return ", ".join(part for part in (unseen, "its time was up" if result.stopped == "time" else "") if part)
 
 
 def _timed(entry: Any, inner: int, errors: dict[str, float]) -> Timed:

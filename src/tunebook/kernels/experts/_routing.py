@@ -1,7 +1,7 @@
 """What every experts kernel shares: pairs sorted by expert, the gate, and the weighted sum over a token's experts.
 
-Words: a *pair* is one (token, choice) cell of ``index``; pairs number ``S = M * K``. The *sentinel* is an index equal to
-the number of experts: such a pair has no expert and contributes nothing.
+A *pair* is one (token, choice) cell of ``index``; there are ``S = M * K``. The *sentinel* is an index equal to the
+number of experts: such a pair has no expert and contributes nothing.
 """
 
 from __future__ import annotations
@@ -79,7 +79,6 @@ class Groups:
             sizes.append(len(self.tokens) - self.total)
         return experts, sizes
 
-
     def known(self, scores: Tensor) -> Tensor:
         """The scores [M, K] with zeros for the pairs that have no expert, whatever they held."""
         if self.total == len(self.slots):
@@ -125,10 +124,11 @@ def weighted_sum(outputs: Tensor, slots: Tensor | None, scores: Tensor) -> Tenso
     """Sum each token's pairs, weighted by its scores, in fp32 and in the order of ``index``: deterministic.
 
     ``outputs`` [S, H] holds one row a pair; ``slots`` [S] says where each pair's row is (None: in order); ``scores`` is
-    [M, K] with ``S = M * K``. Returns [M, H] in the dtype of ``outputs``. Pairs without an expert must be rows of zeros.
+    [M, K] with ``S = M * K``. Returns [M, H] in the dtype of ``outputs``. A pair without an expert must be zeros.
 
-    Where outputs are narrower than scores, an embedding bag, which multiplies in the dtype of its table but adds in fp32,
-    gets each score as the sum of two bf16 numbers: 16 bits of the score's mantissa without a widened copy of the outputs.
+    PyTorch's embedding bag gathers, weighs and adds in one pass, in fp32, but wants weights in the dtype of its table.
+    Where outputs are narrower than scores, it gets each score as the sum of two narrow numbers, hence twice the bits,
+    without a widened copy of the outputs.
     """
     tokens, choices = scores.shape
     if tokens <= _FEW_TOKENS:

@@ -10,7 +10,8 @@ deterministic and in fp32. For inference: products are written into buffers, so 
 
 *Rows* keep a token's values together, as a model does. *Columns* compute the transposed product, weight times tokens:
 the weight is then the left operand, which oneDNN reads as it lies, whereas it rearranges a transposed right operand at
-each call. That makes small batches faster without a second copy of the weights, and costs a transposition of the result.
+each call. That makes small batches faster without a second copy of the weights; the price is that the result must be
+transposed.
 """
 
 from __future__ import annotations
@@ -77,12 +78,12 @@ def loop_columns(x: Tensor, index: Tensor, scores: Tensor, gate_up: Tensor, down
 
 
 def padded_bmm(
-    x: Tensor, index: Tensor, scores: Tensor, gate_up: Tensor, down: Tensor, activation: str, *, run: int
+    x: Tensor, index: Tensor, scores: Tensor, gate_up: Tensor, down: Tensor, activation: str, *, run: int = 8
 ) -> Tensor:
     """Batched products, weight times columns, over runs of neighbouring experts that have tokens.
 
-    A run has at most ``run`` experts (0: no limit), each padded to the tokens of the run's largest. Longer runs mean fewer
-    products, shorter ones less padding and smaller buffers.
+    A run has at most ``run`` experts (0: no limit), each padded to the tokens of the run's largest. Longer runs mean
+    fewer products, shorter ones less padding and smaller buffers.
     """
     act = activation_function(activation)
 
@@ -94,7 +95,7 @@ def padded_bmm(
 
 
 def padded_bmm_transposed(
-    x: Tensor, index: Tensor, scores: Tensor, prepared: TransposedExperts, *, run: int
+    x: Tensor, index: Tensor, scores: Tensor, prepared: TransposedExperts, *, run: int = 8
 ) -> Tensor:
     """`padded_bmm`, rows times weight, on weights that `transpose` prepared."""
     act = activation_function(prepared.activation)
@@ -133,7 +134,7 @@ def loop_workspace(x: Tensor, index: Tensor, scores: Tensor, gate_up: Tensor, do
 
 
 def padded_workspace(
-    x: Tensor, index: Tensor, scores: Tensor, gate_up: Tensor, down: Tensor, activation: str, *, run: int
+    x: Tensor, index: Tensor, scores: Tensor, gate_up: Tensor, down: Tensor, activation: str, *, run: int = 8
 ) -> int:
     """Bytes of extra memory that one call of a padded product needs, for the routing at hand."""
     counts = torch.bincount(index.reshape(-1), minlength=len(gate_up) + 1)[: len(gate_up)].tolist()
@@ -192,7 +193,7 @@ def _each_row(weights: Tensor, rows: Tensor, experts: Sequence[int], sizes: list
 
 
 def _each_column(weights: Tensor, columns: Tensor, experts: Sequence[int], sizes: list[int]) -> Tensor:
-    """Each expert's weight [out, in] times its columns of [in, S], in runs of `sizes`: [out, S]. Else as `_each_row`."""
+    """Each expert's weight [out, in] times its columns of [in, S], in runs of `sizes`: [out, S]; as `_each_row`."""
     out = columns.new_empty(weights.shape[1], columns.shape[1])
     pieces = zip(experts, columns.split_with_sizes(sizes, 1), out.split_with_sizes(sizes, 1), strict=False)
     for expert, right, result in pieces:
@@ -266,3 +267,8 @@ def _combine(output: Tensor, groups: Groups, scores: Tensor) -> Tensor:
     if groups.total < len(output):
         output[groups.total :].zero_()
     return weighted_sum(output, groups.slots, groups.known(scores))
+
+
+# -- until the runners are declared anew
+loop_vector = loop_columns
+grouped_mm_columns = grouped_mm

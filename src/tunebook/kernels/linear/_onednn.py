@@ -1,7 +1,7 @@
 """The linear product on oneDNN's packed weights: a weight is rearranged once into oneDNN's own blocks.
 
-bf16 and fp32 on a CPU. A packed weight is an opaque tensor (``is_mkldnn``): it has a shape and a dtype but no storage that
-PyTorch can see; `packed_nbytes` asks oneDNN for its size. Importing this module needs PyTorch, not oneDNN.
+bf16 and fp32 on a CPU. A packed weight is an opaque tensor (``is_mkldnn``): it has a shape and a dtype but no storage
+that PyTorch can see; `packed_nbytes` asks oneDNN for its size. Importing this module needs PyTorch, not oneDNN.
 """
 
 from __future__ import annotations

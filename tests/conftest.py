@@ -1,0 +1,134 @@
+"""What every test gets: a cache directory of its own, no variables of the developer's, and clean ops where it asks for them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+import tunebook
+from tunebook.envs import envs
+
+#: What runs is the package that these tests import, wherever it lies.
+PACKAGE_ROOT = Path(tunebook.__file__).parents[1]
+ALIAS = "SGLANG_FLASHINFER_AUTOTUNE_CACHE"
+
+# A busy machine is no failure of the code.
+settings.register_profile("tunebook", deadline=None)
+settings.load_profile("tunebook")
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No variable of the developer's, a cache directory that is not there yet, and a logger that reaches caplog."""
+    for name in [name for name in os.environ if name.upper().startswith("TUNEBOOK_") or name == ALIAS]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TUNEBOOK_CACHE_DIR", str(tmp_path_factory.mktemp("home") / "cache"))
+    monkeypatch.setattr(envs, "_said", set())  # what is said once a process is said once a test
+    logger = logging.getLogger("tunebook")
+    level, propagate, handlers = logger.level, logger.propagate, list(logger.handlers)
+    logger.setLevel(logging.NOTSET)
+    logger.propagate, logger.handlers[:] = True, []
+    yield
+    logger.setLevel(level)
+    logger.propagate, logger.handlers[:] = propagate, handlers
+
+
+@pytest.fixture
+def clean_ops() -> Iterator[None]:
+    """Ops and runners that the test declares, and tactics that it installs, go with it. One thread: figures are not the point."""
+    import torch
+
+    import tunebook.kernels  # noqa: F401 - the shipped ops are part of what is put back
+    from tunebook.dispatch import FREE, OPS
+
+    threads, ops = torch.get_num_threads(), dict(OPS)
+    runners = {name: dict(op.runners) for name, op in ops.items()}
+    torch.set_num_threads(1)
+    _forget()
+    yield
+    OPS.clear()
+    OPS.update(ops)
+    for name, op in ops.items():
+        op.runners.clear()
+        op.runners.update(runners[name])
+    _forget()
+    FREE.switch(True)
+    torch.set_num_threads(threads)
+
+
+def _forget() -> None:
+    from tunebook.dispatch import FREE
+
+    FREE.install({}, replace=True)
+    FREE.counts.clear()
+
+
+@pytest.fixture
+def restart() -> Callable[[], None]:
+    """Forget what free-standing ops are served with, as a new process does."""
+    return _forget
+
+
+@pytest.fixture
+def tiny_model() -> Callable[..., Any]:
+    """``tiny_model(architecture, dtype)``: a `LoadedModel` of two layers with random weights, always the same ones."""
+    from tunebook.engine.models import LoadedModel, fingerprint, random_model, tiny_config
+
+    def make(architecture: str = "mixtral", dtype: str = "float32") -> LoadedModel:
+        model = random_model(tiny_config(architecture), dtype)
+        return LoadedModel(
+            model=model,
+            tokenizer=None,
+            name=f"tiny-{architecture}",
+            fingerprint=fingerprint(model),
+            path=None,
+            seconds=0.0,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cli_environment() -> Callable[..., dict[str, str]]:
+    """The environment of a process that runs the command line: one thread, nothing of the developer's."""
+
+    def make(home: Path, **variables: str) -> dict[str, str]:
+        inherited = {k: v for k, v in os.environ.items() if not k.upper().startswith("TUNEBOOK_") and k != ALIAS}
+        return {
+            **inherited,
+            "PYTHONPATH": str(PACKAGE_ROOT),
+            "TUNEBOOK_CACHE_DIR": str(home),
+            "TUNEBOOK_THREADS": "1",
+            **variables,
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cli(cli_environment: Callable[..., dict[str, str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``cli(home, *arguments, code=0, **variables)``: run ``tunebook`` with that cache directory, and check its exit code."""
+
+    def run(home: Path, *arguments: object, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "tunebook", *map(str, arguments)],
+            env=cli_environment(home, **variables),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
