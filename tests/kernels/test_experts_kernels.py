@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunebook.errors import OpError
-from tunebook.kernels.experts import _onednn, _routing, _torch
+from tunebook.kernels._experts import _onednn, _routing, _torch
 
 Kernel = Callable[..., Tensor]
 
@@ -35,7 +35,7 @@ def _padded(run: int) -> Kernel:
 
 
 def _packed(hint: int) -> Kernel:
-    return _prepared(_onednn.loop, lambda *constants: _onednn.pack(*constants, batch_hint=hint))
+    return _prepared(_onednn.loop, lambda gate_up, down, activation: _onednn.pack(gate_up, down, activation, hint))
 
 
 KERNELS: dict[str, Kernel] = {
@@ -332,5 +332,5 @@ def test_transposed_weights_are_contiguous_copies() -> None:
 @pytest.mark.skipif(_onednn.available() is not None, reason="no oneDNN")
 def test_packed_bytes_hold_at_least_the_weights() -> None:
     case = make([[0, 1]], hidden=33, inner=17)
-    packed = _onednn.pack(case.gate_up, case.down, "silu", batch_hint=16)
+    packed = _onednn.pack(case.gate_up, case.down, "silu", 16)
     assert case.gate_up.nbytes + case.down.nbytes <= _onednn.nbytes(packed) < 100 * case.gate_up.nbytes

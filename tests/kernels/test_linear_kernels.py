@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tunebook.kernels.linear import _onednn, _torch
+from tunebook.kernels._linear import _onednn, _torch
 
 Kernel = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def _packed(hint: int) -> Kernel:
-    return lambda x, weight, bias: _onednn.linear(x, _onednn.pack(weight, bias, batch_hint=hint))
+    return lambda x, weight, bias: _onednn.linear(x, _onednn.pack(weight, bias, hint))
 
 
 KERNELS: dict[str, Kernel] = {
@@ -124,7 +124,7 @@ def test_workspaces_count_output_and_copies() -> None:
 @pytest.mark.skipif(_onednn.available() is not None, reason="no oneDNN")
 def test_packed_bytes_hold_at_least_the_weight() -> None:
     _, weight, bias = make(1, inputs=65, outputs=33)
-    assert weight.nbytes <= _onednn.nbytes(_onednn.pack(weight, bias, batch_hint=16)) < 10 * weight.nbytes
+    assert weight.nbytes <= _onednn.nbytes(_onednn.pack(weight, bias, 16)) < 10 * weight.nbytes
 
 
 def test_onednn_says_why_it_cannot_serve(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from tunebook.tuner import Progress
 
 
+#: Where nobody watches, progress is a line after this many seconds.
+QUIET_S = 5.0
+
+
 def print_json(document: Any) -> None:
     """One document on standard output."""
     print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
@@ -106,13 +110,19 @@ def _rich_bar() -> Iterator[Progress]:
 
 
 def _lines() -> Progress:
-    last = {"tenth": -1, "total": -1}
+    import time
+
+    began = last = time.monotonic()
 
     def report(done: int, total: int, what: str) -> None:
-        tenth = 10 * done // max(1, total)
-        if (tenth, total) != (last["tenth"], last["total"]):
-            last.update(tenth=tenth, total=total)
-            print(f"tunebook: {done}/{total} {what}".rstrip(), file=sys.stderr, flush=True)
+        nonlocal began, last
+        now = time.monotonic()
+        if done == 0:
+            began = last = now
+        elif now - last >= QUIET_S:
+            last = now
+            left = (now - began) / done * (total - done)
+            print(f"tunebook: {done}/{total}, about {left:.0f} s left: {what}", file=sys.stderr, flush=True)
 
     return report
 

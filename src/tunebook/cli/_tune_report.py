@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from tunebook.cli._output import duration, interval, say, size, table
+from tunebook.dispatch import OPS
 from tunebook.engine import TuneReport
 from tunebook.records import Phase, Plan, Tactic, Verdict
 
@@ -85,24 +86,23 @@ def print_own(own: tuple[str, str], verdicts: Sequence[Verdict], plan: Plan | No
             words = "; ".join(dict.fromkeys(f"{r.reason}: {r.detail}" for r in refused)) or "did not race"
             rows.append((verdict.problem, "rejected" if refused else "-", "", words))
         elif mine.tactic == verdict.winner:
-            rows.append(
-                (
-                    verdict.problem,
-                    "won",
-                    mine.tactic,
-                    f"{interval(verdict.speedup, verdict.low, verdict.high)} over the default",
-                )
-            )
+            gain = f"{interval(verdict.speedup, verdict.low, verdict.high)} over the default"
+            rows.append((verdict.problem, "won", mine.tactic, gain))
         else:
             slower = f"{interval(mine.ratio, mine.low, mine.high)} the time of {verdict.winner}"
             rows.append((verdict.problem, "tied" if mine.tactic in verdict.ties else "lost", mine.tactic, slower))
+    why = OPS[op].runners[runner].requirement.reason()
+    if why is not None:
+        say(f"\nRunner {runner} of op {op} cannot run here: {why}")
+        return
     table(f"Runner {runner} of op {op}", ("problem", "result", "tactic", "detail"), rows)
     if plan is not None:
         serves = sum(Tactic.parse(t).runner == runner for k, t in plan.tactics.items() if k.partition("|")[0] == op)
-        overall = f"; the whole plan is {plan.overall.outcome} than the default" if plan.overall else ""
-        say(
-            f"{runner} serves {serves} of {len(plan.tactics)} problems in the plan{overall.replace('no difference than', 'no different from')}"
-        )
+        whole = ""
+        if plan.overall is not None:
+            o = plan.overall
+            whole = f"; the whole model: {interval(o.speedup, o.speedup_low, o.speedup_high)}, {o.outcome}"
+        say(f"{runner} serves {serves} of {len(plan.tactics)} problems in the plan{whole}")
 
 
 def print_plan(plan: Plan) -> None:

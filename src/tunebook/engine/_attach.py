@@ -10,9 +10,9 @@ from typing import Any
 
 from tunebook.dispatch import Binding, Scope
 from tunebook.errors import ModelError, UsageError
+from tunebook.kernels import ACTIVATIONS
 from tunebook.kernels import experts as experts_op
 from tunebook.kernels import linear as linear_op
-from tunebook.kernels.experts._routing import ACTIVATIONS
 
 logger = logging.getLogger("tunebook.engine")
 

@@ -89,7 +89,11 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
             logger.info("autotune: the block ended with %s; nothing is tuned, what was known stays", kind.__name__)
             return
         budget = self.budget_s if self.budget_s is not None else envs.TUNEBOOK_BUDGET_S.get()
-        self.outcome = self.session.tune(self.collection, budget, self._progress)
+        try:
+            self.outcome = self.session.tune(self.collection, budget, self._progress)
+        except KeyboardInterrupt:
+            self.session.interrupt()
+            raise
         for scope in self.collection.scopes.values():
             serve(scope, self.outcome, self.collection)
         self.session.publish(self.outcome)

@@ -33,8 +33,6 @@ class TuneReport:
     plan: Plan | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     step_seconds: float = 0.0
-    limit_bytes: int = 0
-    model_bytes: int = 0
 
     @property
     def tuned(self) -> bool:

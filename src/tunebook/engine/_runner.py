@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunebook.devices import Device, device_of
-from tunebook.dispatch import collecting, tensor_bytes
+from tunebook.dispatch import Scope
 from tunebook.engine._attach import attach
-from tunebook.engine._autotune import families_of
 from tunebook.engine._generate import encode, stream
 from tunebook.engine._phases import PhaseName, PhaseRequest, requests
 from tunebook.engine._report import TuneReport, timer
 from tunebook.engine._steps import make_step
+from tunebook.engine._tune_model import tune_model
+from tunebook.engine._warm import staleness, start_from
 from tunebook.engine.models import LoadedModel, load
 from tunebook.engine.models import Progress as LoadProgress
 from tunebook.envs import envs
 from tunebook.errors import UsageError
 from tunebook.measure import Budget
-from tunebook.plan import Choices, Step, extra_bytes, install, make, prepare, verify
-from tunebook.records import Plan, Tactic
+from tunebook.records import Plan
 from tunebook.store import Policy, ResolvedPolicy, resolve_policy
-from tunebook.tuner import Collection, Outcome, Progress, Selection, Session
+from tunebook.tuner import Progress, Selection, Session
 
 logger = logging.getLogger("tunebook.engine")
-
-#: The budget keeps this many default steps of every phase for the whole-model comparison, and at most this share of itself.
-VERIFY_STEPS = 20
-VERIFY_SHARE = 0.5
 
 
 class ModelRunner:
@@ -60,7 +55,7 @@ class ModelRunner:
         return self.loaded.name
 
     @property
-    def scope(self) -> Any:
+    def scope(self) -> Scope:
         return self.attachment.scope
 
     def close(self) -> None:
@@ -100,7 +95,7 @@ class ModelRunner:
             return False, "TUNEBOOK_AUTOTUNE is off"
         if session.policy is Policy.FRESH:
             return True, "cache reuse is off: everything is tuned afresh"
-        stale = self._stale(session, wanted)
+        stale = staleness(self, session, wanted)
         if session.policy is Policy.REPLAY:
             return False, "policy replay never tunes" + (f" ({stale})" if stale else "")
         return (True, stale) if stale else (False, f"the cache {session.location.cache} answers everything")
@@ -140,160 +135,22 @@ class ModelRunner:
         logger.info("autotune of %s: %s", self.name, why)
         report = TuneReport(model=self.name, session=session, why=why, load_seconds=self.loaded.seconds)
         if not needed:
-            self._start_from(session, report, progress)
+            start_from(self, session, report, progress)
             report.seconds["start"] = spent() - report.seconds["prepare"]
+            self.plan = report.plan
             return report
-        collection = self._collect(wanted, report, progress)
-        verify_s = min(VERIFY_SHARE * total.left(), VERIFY_STEPS * report.step_seconds)
-        outcome = session.tune(collection, total.left() - verify_s, progress)
-        report.outcome, report.seconds["tune"] = outcome, outcome.seconds
-        plan, families = self._plan(session, outcome, collection, report, wanted, progress)
-        plan = self._verify(session, plan, wanted, total, report, progress)
-        self._activate(plan)
-        session.publish(outcome, plan)
-        session.finish()
-        report.plan = self.plan = plan
+        try:
+            tune_model(self, session, total, wanted, report, progress)
+        except KeyboardInterrupt:
+            session.interrupt()
+            raise
+        self.plan = report.plan
         return report
 
     def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0) -> Iterator[str]:
         """The model's continuation of `prompt`, streamed. Raises ModelError for a model without a tokenizer."""
         inputs = encode(self.loaded.tokenizer, prompt, self.name)
         return stream(self.loaded.model, self.loaded.tokenizer, inputs, max_new_tokens, temperature)
-
-    def _stale(self, session: Session, wanted: Sequence[PhaseRequest]) -> str:
-        """Why the cached plan does not answer, or an empty string."""
-        plan = session.plan_of(self.loaded.fingerprint)
-        if plan is None:
-            return f"the cache {session.location.cache} holds no plan for {self.name}"
-        lacking = [str(request) for request in wanted if str(request) not in plan.requested]
-        if lacking:
-            return f"the cached plan was not made for {', '.join(lacking)}"
-        if set(plan.modules) != set(self.attachment.bindings):
-            return "the cached plan is about other modules"
-        by_family = {plan.modules[name]: binding for name, binding in self.attachment.bindings.items()}
-        for key, name in plan.tactics.items():
-            binding = by_family.get(key.rpartition("|")[0])
-            if binding is None:
-                return f"{key}: no module of this model has this problem"
-            known = session.known(key, binding.spec, binding.default_version)
-            if known is None or not known.complete:
-                return f"{key}: " + ("; ".join(known.notes) if known else "the cache holds no verdict")
-            if name not in [member.tactic for member in known.members]:
-                return f"{key}: {name} is not a tactic that its verdict offers"
-        return ""
-
-    def _start_from(self, session: Session, report: TuneReport, progress: Progress | None) -> None:
-        """Serve the cached plan; with REPLAY and no usable plan, whatever single entries can serve."""
-        plan = session.plan_of(self.loaded.fingerprint)
-        stale = self._stale(session, [])
-        report.seconds["prepare"] = 0.0
-        if plan is None or stale:
-            logger.warning("nothing of the cache serves %s: %s", self.name, stale)
-            self.scope.switch(False)
-            return
-        tactics = {key: Tactic.parse(name) for key, name in plan.tactics.items()}
-        choices = Choices(tactics, dict(plan.layouts), plan.bytes, 0.0)
-        families = {binding: plan.modules[name] for name, binding in self.attachment.bindings.items()}
-        outcome = Outcome(seen=len(tactics), cached=len(tactics))
-        for key in tactics:
-            verdict = session.verdict_of(key)
-            if verdict is not None:
-                outcome.verdicts[key] = verdict
-                outcome.members[key] = tuple(m for m in verdict.frontier if m.tactic == plan.tactics[key])
-        install(self.scope, choices, families)
-        if plan.active:
-            spent = timer(self.device)
-            prepare(self.scope, choices, families, progress)
-            report.seconds["prepare"] = spent()
-        self._activate(plan)
-        report.outcome, report.plan, self.plan = outcome, plan, plan
-
-    def _collect(self, wanted: Sequence[PhaseRequest], report: TuneReport, progress: Progress | None) -> Collection:
-        spent = timer(self.device)
-        collection = Collection(self.device)
-        self.scope.switch(False)
-        for done, request in enumerate(wanted):
-            if progress:
-                progress(done, len(wanted), f"dummy run: {request}")
-            step = self.step(request)  # fills the key-value cache before calls are collected
-            if request.phase == "decode":  # the first call of a shape builds what later ones reuse, and is no measure
-                step()
-            single = timer(self.device)
-            with collecting(collection):
-                step()
-            report.step_seconds += single()
-        self.scope.switch(True)
-        report.seconds["collect"] = spent()
-        return collection
-
-    def _plan(
-        self,
-        session: Session,
-        outcome: Outcome,
-        collection: Collection,
-        report: TuneReport,
-        wanted: Sequence[PhaseRequest],
-        progress: Progress | None,
-    ) -> tuple[Plan, dict[Any, str]]:
-        weights = tensor_bytes([list(self.loaded.model.parameters())])
-        limit = extra_bytes(weights, self.device.free_memory() + self.attachment.prepared_bytes)
-        choices = make(outcome, collection, self.scope, limit)
-        families = families_of(self.scope, collection)
-        spent = timer(self.device)
-        install(self.scope, choices, families)
-        held = prepare(self.scope, choices, families, progress)
-        report.seconds["prepare"] = spent()
-        report.limit_bytes, report.model_bytes = limit, weights
-        plan = Plan(
-            model=self.name,
-            fingerprint=self.loaded.fingerprint,
-            tactics={key: tactic.name for key, tactic in sorted(choices.tactics.items())},
-            requested=tuple(str(request) for request in wanted),
-            modules={name: families.get(binding, "") for name, binding in self.attachment.bindings.items()},
-            layouts=dict(sorted(choices.layouts.items())),
-            bytes=held,
-            left_out=outcome.left_out,
-            run=Path(session.run_path).name if session.run_path else "",
-        )
-        return plan, families
-
-    def _verify(
-        self,
-        session: Session,
-        plan: Plan,
-        wanted: Sequence[PhaseRequest],
-        total: Budget,
-        report: TuneReport,
-        progress: Progress | None,
-    ) -> Plan:
-        """The whole-model comparison; what is known of the very same plan from an earlier start is not measured again."""
-        report.seconds["verify"] = 0.0
-        former = session.plan_of(plan.fingerprint)
-        if (
-            former is not None
-            and former.verified
-            and (former.tactics, former.requested) == (plan.tactics, plan.requested)
-        ):
-            return former
-        if all(name == "default" for name in plan.tactics.values()):
-            return plan.replace(verified=True, active=True)
-        spent = timer(self.device)
-        steps = [Step(r.phase, r.batch, r.tokens, self.step(r)) for r in wanted]
-        left = Budget(max(total.left(), 0.1), self.device)
-        phases, overall = verify(steps, self.scope, self.device, left, random.Random(0), progress)
-        report.seconds["verify"] = spent()
-        return plan.replace(verified=True, active=overall.outcome != "slower", phases=phases, overall=overall)
-
-    def _activate(self, plan: Plan) -> None:
-        self.scope.switch(plan.active)
-        if not plan.active:
-            logger.warning(
-                "the plan for %s is slower than the default on the whole model and is not activated; this is remembered",
-                self.name,
-            )
-            for binding in self.scope.bindings:
-                binding.prepared.clear()
-                binding.forget()
 
 
 def set_threads(threads: int | None) -> None:

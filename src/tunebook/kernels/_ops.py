@@ -89,7 +89,7 @@ def experts(x: Tensor, index: Tensor, scores: Tensor, gate_up: Tensor, down: Ten
     first; down [E, H, I]; activation, a name such as "silu". Returns [M, H] in x's dtype:
     the sum over k of scores[m, k] · down[e] @ (act(gate) · up), e = index[m, k].
     """
-    from tunebook.kernels.experts._torch import loop
+    from tunebook.kernels._experts._torch import loop
 
     with torch.no_grad():
         return loop(x, index, scores, gate_up, down, activation)

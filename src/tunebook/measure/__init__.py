@@ -11,7 +11,6 @@ from tunebook.measure._screen import SCREENING, first_look, hopeless
 
 __all__ = [
     "MAX_ROUNDS",
-    "Passed",
     "SCREENING",
     "Budget",
     "Calibration",
@@ -21,6 +20,7 @@ __all__ = [
     "Clock",
     "Entry",
     "Finding",
+    "Passed",
     "RaceResult",
     "allowance",
     "calibrate",

@@ -61,8 +61,8 @@ class Plan(Record, frozen=True, kw_only=True):
     """The tactics by problem key that one model is served with.
 
     `requested` is what the dummy run was asked for (``decode 16``, ``prefill 512``); `modules` gives the problem family of
-    each attached module; `layouts` are the prepared weights by problem family; `bytes` is what they take beyond the model's own; `active` is false where the comparison found the plan
-    slower than the default.
+    each attached module; `layouts` are the prepared weights by problem family; `bytes` is what they take beyond the
+    model's own; `active` is false where the comparison found the plan slower than the default.
     """
 
     model: str

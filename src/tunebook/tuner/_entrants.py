@@ -115,10 +115,11 @@ def _refused(
 
 @dataclass
 class Field:
-    """The tactics that race on a problem, the refusals, and what was offered."""
+    """The tactics that race on a problem, the refusals, the runners that cannot run here, and what was offered."""
 
     tactics: list[Tactic] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
+    unavailable: list[Rejected] = field(default_factory=list)
     offered: dict[str, Offered] = field(default_factory=dict)
 
 
@@ -134,7 +135,7 @@ def entrants(problem: Problem, spec: OpSpec, default_version: str, selection: Se
             continue
         why = runner.requirement.reason()
         if why is not None:
-            found.rejected.append(Rejected(tactic=name, reason="unavailable", detail=why))
+            found.unavailable.append(Rejected(tactic=name, reason="unavailable", detail=why))
             continue
         found.offered[name] = runner.offered
         fits: list[Tactic] = []

@@ -108,6 +108,7 @@ class Session:
         self._writer: RunWriter | None = None
         self._id = new_session_id()
         self._started = self.device.clock()
+        self.outcome = Outcome()
         self._settled = 0
         self._left_out = 0
         self._published = ""
@@ -138,7 +139,7 @@ class Session:
     def tune(self, collection: Collection, budget_s: float | None, progress: Progress | None = None) -> Outcome:
         """Settle what was collected. With REPLAY nothing is measured; what is not known keeps the default."""
         started = self.device.clock()
-        outcome = Outcome()
+        outcome = self.outcome = Outcome()
         todo: list[tuple[Task, Answer | None]] = []
         for task in tasks(collection):
             key = task.problem.key
@@ -242,6 +243,11 @@ class Session:
             )
             self._writer = RunWriter.create(self.location.runs, self.location.cache.stem, header, now)
         return self._writer
+
+    def interrupt(self) -> None:
+        """Keep what was settled before an interruption: publish it, and close the run file."""
+        self.publish(self.outcome)
+        self.finish()
 
     def finish(self) -> None:
         """Write the run file's last line, and log how it went."""

@@ -111,7 +111,7 @@ class ProblemTuner:
         timed = [_timed(entry, steady.inner, lineup.errors) for entry in (*result.entries, *screened)]
         before = before if known and known.tactic else None
         verdict = self._verdict(task, field, choice, result, lineup, before, budget)
-        return Settled(verdict, (*lineup.rejected, *timed))
+        return Settled(verdict, (*field.unavailable, *lineup.rejected, *timed))
 
     def leave_out(self, task: Task, field: Field) -> Settled:
         """The verdict on a problem that the budget did not reach: unresolved, the default serves, and that is an answer."""

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunebook.kernels.experts._routing import (
+from tunebook.kernels._experts._routing import (
     Groups,
     activation_function,
     gated,
@@ -83,7 +83,7 @@ def padded_bmm(
     """Batched products, weight times columns, over runs of neighbouring experts that have tokens.
 
     A run has at most ``run`` experts (0: no limit), each padded to the tokens of the run's largest. Longer runs mean
-    fewer products, shorter ones less padding and smaller buffers.
+    fewer products, shorter ones less padding and smaller buffers where tokens are spread unevenly.
     """
     act = activation_function(activation)
 
@@ -267,8 +267,3 @@ def _combine(output: Tensor, groups: Groups, scores: Tensor) -> Tensor:
     if groups.total < len(output):
         output[groups.total :].zero_()
     return weighted_sum(output, groups.slots, groups.known(scores))
-
-
-# -- until the runners are declared anew
-loop_vector = loop_columns
-grouped_mm_columns = grouped_mm

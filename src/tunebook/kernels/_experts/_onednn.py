@@ -1,6 +1,6 @@
 """The experts layer on oneDNN's packed weights: every expert's weights are rearranged once into oneDNN's own blocks.
 
-The semantics are those of `tunebook.kernels.experts._torch`; bf16 and fp32 on a CPU. Packed weights are opaque
+The semantics are those of `tunebook.kernels._experts._torch`; bf16 and fp32 on a CPU. Packed weights are opaque
 (``is_mkldnn``): they have a shape and a dtype but no storage that PyTorch can see; `nbytes` asks oneDNN for their size.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tunebook.kernels.experts._routing import (
+from tunebook.kernels._experts._routing import (
     activation_function,
     gated,
     group,
@@ -20,7 +20,7 @@ from tunebook.kernels.experts._routing import (
     pair_bytes,
     weighted_sum,
 )
-from tunebook.kernels.linear._onednn import available, pack_weight, packed_nbytes, packed_product
+from tunebook.kernels._linear._onednn import available, pack_weight, packed_nbytes, packed_product
 
 __all__ = ["PackedExperts", "available", "loop", "nbytes", "pack", "workspace"]
 
@@ -85,7 +85,3 @@ def _outputs(pieces: Sequence[Tensor], experts: Sequence[int], prepared: PackedE
     else:
         gates = gated(torch.cat(hidden), act).split_with_sizes(sizes)
     return [packed_product(piece, prepared.down[expert]) for piece, expert in zip(gates, experts, strict=True)]
-
-
-# -- until the runners are declared anew
-pack_split, loop_split = pack, loop

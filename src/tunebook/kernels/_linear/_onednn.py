@@ -31,7 +31,7 @@ def available(dtype: torch.dtype | None = None) -> str | None:
     return None
 
 
-def pack(weight: Tensor, bias: Tensor | None, *, batch_hint: int) -> PackedLinear:
+def pack(weight: Tensor, bias: Tensor | None, batch_hint: int) -> PackedLinear:
     """Pack weight [N, K] for `linear`. ``batch_hint`` is the number of rows that oneDNN chooses its blocks for.
 
     Any other number of rows is right too.

@@ -1,0 +1,122 @@
+"""Tuning a whole model: dummy runs, the tuning of what they called, the plan, its proof on the model, the publication."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunebook.dispatch import collecting, tensor_bytes
+from tunebook.engine._autotune import families_of
+from tunebook.engine._phases import PhaseRequest
+from tunebook.engine._report import TuneReport, timer
+from tunebook.engine._warm import activate
+from tunebook.measure import Budget
+from tunebook.plan import Step, extra_bytes, install, make, prepare, verify
+from tunebook.records import DEFAULT, Plan
+from tunebook.tuner import Collection, Outcome, Progress, Session
+
+if TYPE_CHECKING:
+    from tunebook.engine._runner import ModelRunner
+
+#: The budget keeps this many default steps of every phase for the whole-model comparison, and at most this share of itself.
+VERIFY_STEPS = 20
+VERIFY_SHARE = 0.5
+
+
+def tune_model(
+    runner: ModelRunner,
+    session: Session,
+    total: Budget,
+    wanted: Sequence[PhaseRequest],
+    report: TuneReport,
+    progress: Progress | None,
+) -> None:
+    """Do it all within `total`, and fill the report."""
+    collection = _collect(runner, wanted, report, progress)
+    verify_s = min(VERIFY_SHARE * total.left(), VERIFY_STEPS * report.step_seconds)
+    outcome = session.tune(collection, total.left() - verify_s, progress)
+    report.outcome, report.seconds["tune"] = outcome, outcome.seconds
+    plan = _plan(runner, session, outcome, collection, report, wanted, progress)
+    plan = _verify(runner, session, plan, wanted, total, report, progress)
+    activate(runner, plan)
+    session.publish(outcome, plan)
+    session.finish()
+    report.plan = plan
+
+
+def _collect(
+    runner: ModelRunner, wanted: Sequence[PhaseRequest], report: TuneReport, progress: Progress | None
+) -> Collection:
+    """A dummy run of each phase with the defaults, its calls noted."""
+    spent = timer(runner.device)
+    collection = Collection(runner.device)
+    runner.scope.switch(False)
+    for done, request in enumerate(wanted):
+        if progress:
+            progress(done, len(wanted), f"dummy run: {request}")
+        step = runner.step(request)  # fills the key-value cache before calls are collected
+        if request.phase == "decode":  # the first call of a shape builds what later ones reuse, and is no measure
+            step()
+        single = timer(runner.device)
+        with collecting(collection):
+            step()
+        report.step_seconds += single()
+    runner.scope.switch(True)
+    report.seconds["collect"] = spent()
+    return collection
+
+
+def _plan(
+    runner: ModelRunner,
+    session: Session,
+    outcome: Outcome,
+    collection: Collection,
+    report: TuneReport,
+    wanted: Sequence[PhaseRequest],
+    progress: Progress | None,
+) -> Plan:
+    """Choose layouts and tactics, install them, and prepare their weights."""
+    weights = tensor_bytes(list(runner.loaded.model.parameters()))
+    limit = extra_bytes(weights, runner.device.free_memory() + runner.attachment.prepared_bytes)
+    choices = make(outcome, collection, runner.scope, limit)
+    families = families_of(runner.scope, collection)
+    spent = timer(runner.device)
+    install(runner.scope, choices, families)
+    held = prepare(runner.scope, choices, families, progress)
+    report.seconds["prepare"] = spent()
+    return Plan(
+        model=runner.name,
+        fingerprint=runner.loaded.fingerprint,
+        tactics={key: tactic.name for key, tactic in sorted(choices.tactics.items())},
+        requested=tuple(str(request) for request in wanted),
+        modules={name: families.get(binding, "") for name, binding in runner.attachment.bindings.items()},
+        layouts=dict(sorted(choices.layouts.items())),
+        bytes=held,
+        left_out=outcome.left_out,
+        run=Path(session.run_path).name if session.run_path else "",
+    )
+
+
+def _verify(
+    runner: ModelRunner,
+    session: Session,
+    plan: Plan,
+    wanted: Sequence[PhaseRequest],
+    total: Budget,
+    report: TuneReport,
+    progress: Progress | None,
+) -> Plan:
+    """The whole-model comparison. What is known of the very same plan from an earlier start is not measured again."""
+    report.seconds["verify"] = 0.0
+    former = session.plan_of(plan.fingerprint)
+    if former is not None and former.verified and (former.tactics, former.requested) == (plan.tactics, plan.requested):
+        return former
+    if all(name == DEFAULT.name for name in plan.tactics.values()):
+        return plan.replace(verified=True, active=True)
+    spent = timer(runner.device)
+    steps = [Step(r.phase, r.batch, r.tokens, runner.step(r)) for r in wanted]
+    phases, overall = verify(steps, runner.scope, runner.device, total, random.Random(0), progress)
+    report.seconds["verify"] = spent()
+    return plan.replace(verified=True, active=overall.outcome != "slower", phases=phases, overall=overall)

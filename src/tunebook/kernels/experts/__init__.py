@@ -1,1 +1,0 @@
-"""The op `experts`: the expert layer of a mixture-of-experts model."""
