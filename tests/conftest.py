@@ -132,3 +132,28 @@ def cli(cli_environment: Callable[..., dict[str, str]]) -> Callable[..., subproc
         return done
 
     return run
+
+
+@pytest.fixture
+def cli_inside(
+    clean_ops: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same as `cli` in this process: for the many cases in which a process of its own would prove nothing more."""
+    from tunebook.cli import main
+
+    def run(home: Path, *arguments: object, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            for name, value in {"TUNEBOOK_CACHE_DIR": str(home), "TUNEBOOK_THREADS": "1", **variables}.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["tunebook", *map(str, arguments)])
+            capsys.readouterr()
+            try:
+                main()
+                left = 0
+            except SystemExit as end:
+                left = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+            out, err = capsys.readouterr()
+        assert left == code, f"exit code {left}\n{out}\n{err}"
+        return subprocess.CompletedProcess(sys.argv, left, out, err)
+
+    return run

@@ -40,13 +40,15 @@ def _generate(
 ) -> None:
     from tunebook.cli._load import load_model
     from tunebook.errors import UsageError
-    from tunebook.store import Policy
+    from tunebook.store import Policy, resolve_policy
 
     if temperature < 0:
         raise UsageError(f"--temperature {temperature} is negative; 0 is greedy, 1 samples as the model says")
     with load_model(model, threads, as_json) as runner:
-        with progress_bar(as_json) as progress:
-            report = runner.autotune(cache=cache, policy=Policy.REPLAY, progress=progress)
+        served = resolve_policy(True).policy is not Policy.FRESH  # the switch also keeps the cache from being read here
+        if served:
+            with progress_bar(as_json) as progress:
+                runner.autotune(cache=cache, policy=Policy.REPLAY, progress=progress)
         start, pieces, first = time.perf_counter(), [], None
         for piece in runner.generate(prompt, max_new_tokens, temperature):
             first = first if first is not None else time.perf_counter() - start
@@ -56,8 +58,16 @@ def _generate(
                 sys.stdout.flush()
         seconds = time.perf_counter() - start
     if as_json:
-        plan = report.document()["plan"]
-        print_json({"model": report.model, "prompt": prompt, "text": "".join(pieces), "seconds": seconds,
-                    "first_piece_s": first, "plan": {"active": plan["active"], "verified": plan["verified"]}})  # fmt: skip
+        plan = runner.plan
+        print_json(
+            {
+                "model": runner.name,
+                "prompt": prompt,
+                "text": "".join(pieces),
+                "seconds": seconds,
+                "first_piece_s": first,
+                "plan": {"active": bool(plan and plan.active), "verified": bool(plan and plan.verified)},
+            }
+        )
     else:
         sys.stdout.write("\n")

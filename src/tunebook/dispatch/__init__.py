@@ -1,12 +1,13 @@
 """Dispatch: from a call to the tactic that serves it, by one look-up; and the switch that lets calls be collected."""
 
 from tunebook.dispatch._binding import Binding
-from tunebook.dispatch._collecting import Collector, collecting, collector, uncollected
+from tunebook.dispatch._collecting import BINDINGS, Collector, collecting, collector, uncollected
 from tunebook.dispatch._op import OPS, Op, op
 from tunebook.dispatch._prepared import Prepared, tensor_bytes
 from tunebook.dispatch._scope import FREE, Scope
 
 __all__ = [
+    "BINDINGS",
     "FREE",
     "OPS",
     "Binding",

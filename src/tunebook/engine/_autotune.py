@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tunebook.devices import device_of
-from tunebook.dispatch import Binding, Scope, collecting, tensor_bytes
+from tunebook.dispatch import BINDINGS, FREE, OPS, Binding, Scope, collecting, tensor_bytes
 from tunebook.envs import envs
 from tunebook.errors import UsageError
 from tunebook.plan import Choices, extra_bytes, install, make, prepare
@@ -22,7 +22,7 @@ logger = logging.getLogger("tunebook.engine")
 class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard library's context managers
     """Collect the calls of tunable ops in the block, and tune them on leaving it.
 
-    tune_mode:  False never tunes: what the cache knows serves, the rest runs the default (policy REPLAY).
+    tune_mode:  False never tunes: what the cache knows serves, in the block already, the rest runs the default (REPLAY).
     cache:      the cache file; by default ``winners.json`` of this environment under TUNEBOOK_CACHE_DIR.
     policy:     a `Policy` or its name; an argument beats the environment variables, these beat the default (REUSE).
     budget_s:   seconds of wall clock for the tuning; by default TUNEBOOK_BUDGET_S.
@@ -72,7 +72,12 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
             return self
         device = device_of("cpu")
         self.session = Session(self.policy, cache=self.cache, device=device, selection=self.selection, seed=self._seed)
+        self.session.announce()
         self.collection = Collection(device)
+        if self.policy.policy is Policy.REPLAY:
+            self._serve_cached()
+            autotune._open = self
+            return self
         self._stack.enter_context(collecting(self.collection))
         autotune._open = self
         return self
@@ -88,6 +93,8 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
         if kind is not None:
             logger.info("autotune: the block ended with %s; nothing is tuned, what was known stays", kind.__name__)
             return
+        if self.policy.policy is Policy.REPLAY:
+            return
         budget = self.budget_s if self.budget_s is not None else envs.TUNEBOOK_BUDGET_S.get()
         try:
             self.outcome = self.session.tune(self.collection, budget, self._progress)
@@ -99,6 +106,13 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
         self.session.publish(self.outcome)
         self.session.finish()
         self.run = self.session.run_path
+
+    def _serve_cached(self) -> None:
+        """REPLAY: what the cache answers serves from now on, in the block already; nothing is collected."""
+        tactics = self.session.serving(OPS)
+        for scope in {id(scope): scope for scope in (FREE, *(binding.scope for binding in BINDINGS))}.values():
+            scope.install(tactics)
+        self.outcome = Outcome(seen=len(tactics), cached=len(tactics), misses=[str(m) for m in self.session.misses])
 
     def _join(self, outer: autotune) -> None:
         mine = (self.policy.policy, self.cache, self.budget_s)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from tunebook.devices import Device
+from tunebook.engine._phases import PhaseRequest
 from tunebook.records import Plan
 from tunebook.tuner import Outcome, Session
 
@@ -32,7 +33,7 @@ class TuneReport:
     outcome: Outcome = field(default_factory=Outcome)
     plan: Plan | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    step_seconds: float = 0.0
+    steps: dict[PhaseRequest, float] = field(default_factory=dict)
 
     @property
     def tuned(self) -> bool:

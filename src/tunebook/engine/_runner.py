@@ -89,8 +89,17 @@ class ModelRunner:
             self._steps[request] = make_step(self.loaded.model, self.loaded.tokenizer, self.device, request)
         return self._steps[request]
 
-    def should_autotune(self, session: Session, wanted: Sequence[PhaseRequest]) -> tuple[bool, str]:
-        """Whether a dummy run is needed, and the reason in words."""
+    def should_autotune(
+        self,
+        *,
+        cache: str | Path | None = None,
+        policy: Policy | str | ResolvedPolicy | None = None,
+        wanted: Sequence[PhaseRequest] | None = None,
+    ) -> tuple[bool, str]:
+        """Whether `autotune` with the same arguments would need a dummy run, and the reason in words."""
+        return self._decide(self._session(cache, policy), tuple(wanted) if wanted is not None else requests())
+
+    def _decide(self, session: Session, wanted: Sequence[PhaseRequest]) -> tuple[bool, str]:
         if not envs.TUNEBOOK_AUTOTUNE.get():
             return False, "TUNEBOOK_AUTOTUNE is off"
         if session.policy is Policy.FRESH:
@@ -118,20 +127,12 @@ class ModelRunner:
         what was done, with seconds; `plan` is what the model is now served with.
         """
         wanted = tuple(wanted) if wanted is not None else requests()
-        resolved = policy if isinstance(policy, ResolvedPolicy) else resolve_policy(True, policy)
         spent = timer(self.device)
-        session = Session(
-            resolved,
-            cache=None if cache is None else str(cache),
-            device=self.device,
-            selection=selection,
-            model=self.name,
-            note=note,
-            seed=seed,
-        )
+        session = self._session(cache, policy, selection=selection, note=note, seed=seed)
+        session.announce()
         (selection or Selection()).check({b.spec.name: b.spec for b in self.attachment.bindings.values()})
         total = Budget(budget_s if budget_s is not None else envs.TUNEBOOK_BUDGET_S.get(), self.device)
-        needed, why = self.should_autotune(session, wanted)
+        needed, why = self._decide(session, wanted)
         logger.info("autotune of %s: %s", self.name, why)
         report = TuneReport(model=self.name, session=session, why=why, load_seconds=self.loaded.seconds)
         if not needed:
@@ -146,6 +147,25 @@ class ModelRunner:
             raise
         self.plan = report.plan
         return report
+
+    def _session(
+        self,
+        cache: str | Path | None,
+        policy: Policy | str | ResolvedPolicy | None,
+        *,
+        selection: Selection | None = None,
+        note: str = "",
+        seed: int | None = None,
+    ) -> Session:
+        return Session(
+            policy if isinstance(policy, ResolvedPolicy) else resolve_policy(True, policy),
+            cache=None if cache is None else str(cache),
+            device=self.device,
+            selection=selection,
+            model=self.name,
+            note=note,
+            seed=seed,
+        )
 
     def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0) -> Iterator[str]:
         """The model's continuation of `prompt`, streamed. Raises ModelError for a model without a tokenizer."""

@@ -11,10 +11,10 @@ from tunebook.dispatch import collecting, tensor_bytes
 from tunebook.engine._autotune import families_of
 from tunebook.engine._phases import PhaseRequest
 from tunebook.engine._report import TuneReport, timer
-from tunebook.engine._warm import activate
+from tunebook.engine._warm import activate, plan_key
 from tunebook.measure import Budget
 from tunebook.plan import Step, extra_bytes, install, make, prepare, verify
-from tunebook.records import DEFAULT, Plan
+from tunebook.records import DEFAULT, Overall, Phase, Plan
 from tunebook.tuner import Collection, Outcome, Progress, Session
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def tune_model(
 ) -> None:
     """Do it all within `total`, and fill the report."""
     collection = _collect(runner, wanted, report, progress)
-    verify_s = min(VERIFY_SHARE * total.left(), VERIFY_STEPS * report.step_seconds)
+    verify_s = min(VERIFY_SHARE * total.left(), VERIFY_STEPS * sum(report.steps.values()))
     outcome = session.tune(collection, total.left() - verify_s, progress)
     report.outcome, report.seconds["tune"] = outcome, outcome.seconds
     plan = _plan(runner, session, outcome, collection, report, wanted, progress)
@@ -62,7 +62,7 @@ def _collect(
         single = timer(runner.device)
         with collecting(collection):
             step()
-        report.step_seconds += single()
+        report.steps[request] = single()
     runner.scope.switch(True)
     report.seconds["collect"] = spent()
     return collection
@@ -88,8 +88,9 @@ def _plan(
     report.seconds["prepare"] = spent()
     return Plan(
         model=runner.name,
-        fingerprint=runner.loaded.fingerprint,
-        tactics={key: tactic.name for key, tactic in sorted(choices.tactics.items())},
+        fingerprint=plan_key(runner),
+        # a problem that was met but not tuned (another op was asked for) stands as the default: a later start sees it
+        tactics={key: choices.tactics.get(key, DEFAULT).name for key in sorted(outcome.weights)},
         requested=tuple(str(request) for request in wanted),
         modules={name: families.get(binding, "") for name, binding in runner.attachment.bindings.items()},
         layouts=dict(sorted(choices.layouts.items())),
@@ -113,10 +114,26 @@ def _verify(
     former = session.plan_of(plan.fingerprint)
     if former is not None and former.verified and (former.tactics, former.requested) == (plan.tactics, plan.requested):
         return former
-    if all(name == DEFAULT.name for name in plan.tactics.values()):
-        return plan.replace(verified=True, active=True)
+    if all(name == DEFAULT.name for name in plan.tactics.values()):  # the same code: there is nothing to compare
+        same = tuple(_unchanged(request, report.steps[request]) for request in wanted)
+        return plan.replace(verified=True, phases=same, overall=Overall(speedup=1.0, speedup_low=1.0, speedup_high=1.0))
     spent = timer(runner.device)
     steps = [Step(r.phase, r.batch, r.tokens, runner.step(r)) for r in wanted]
     phases, overall = verify(steps, runner.scope, runner.device, total, random.Random(0), progress)
     report.seconds["verify"] = spent()
     return plan.replace(verified=True, active=overall.outcome != "slower", phases=phases, overall=overall)
+
+
+def _unchanged(request: PhaseRequest, seconds: float) -> Phase:
+    """A phase of a plan that is the default throughout: its one measured step stands on both sides."""
+    return Phase(
+        phase=request.phase,
+        batch=request.batch,
+        tokens=request.tokens,
+        default_ms=seconds * 1e3,
+        tuned_ms=seconds * 1e3,
+        speedup=1.0,
+        speedup_low=1.0,
+        speedup_high=1.0,
+        rounds=1,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from tunebook.engine._phases import PhaseRequest
 from tunebook.engine._report import TuneReport, timer
 from tunebook.plan import Choices, install, prepare
 from tunebook.records import Plan, Tactic
-from tunebook.tuner import Outcome, Progress, Session
+from tunebook.tuner import Outcome, Progress, Session, available_runners
 
 if TYPE_CHECKING:
     from tunebook.engine._runner import ModelRunner
@@ -18,9 +19,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tunebook.engine")
 
 
+def plan_key(runner: ModelRunner) -> str:
+    """What a plan is filed under: the model, and the runners that are offered here (with ``--with``, another plan)."""
+    specs = {binding.spec.name: binding.spec for binding in runner.attachment.bindings.values()}
+    offered = sorted(f"{op}/{name}" for op, spec in specs.items() for name in available_runners(spec))
+    return f"{runner.loaded.fingerprint}-{hashlib.sha256(' '.join(offered).encode()).hexdigest()[:8]}"
+
+
 def staleness(runner: ModelRunner, session: Session, wanted: Sequence[PhaseRequest]) -> str:
     """Why the cached plan does not answer what is wanted, or an empty string."""
-    plan = session.plan_of(runner.loaded.fingerprint)
+    plan = session.plan_of(plan_key(runner))
     bindings = runner.attachment.bindings
     if plan is None:
         return f"the cache {session.location.cache} holds no plan for {runner.name}"
@@ -35,6 +43,8 @@ def staleness(runner: ModelRunner, session: Session, wanted: Sequence[PhaseReque
         if binding is None:
             return f"{key}: no module of this model has this problem"
         known = session.known(key, binding.spec, binding.default_version)
+        if known is None and not session.selection.takes_op(binding.spec.name):
+            continue
         if known is None or not known.complete:
             return f"{key}: " + ("; ".join(known.notes) if known else "the cache holds no verdict")
         if name not in [member.tactic for member in known.members]:
@@ -44,7 +54,7 @@ def staleness(runner: ModelRunner, session: Session, wanted: Sequence[PhaseReque
 
 def start_from(runner: ModelRunner, session: Session, report: TuneReport, progress: Progress | None) -> None:
     """Serve the cached plan; without a usable one every call runs the default, and the log says why."""
-    plan = session.plan_of(runner.loaded.fingerprint)
+    plan = session.plan_of(plan_key(runner))
     stale = staleness(runner, session, ())
     report.seconds["prepare"] = 0.0
     if plan is None or stale:

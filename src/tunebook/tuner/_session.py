@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,7 +19,9 @@ from tunebook.records import (
     Footer,
     Header,
     Member,
+    Offered,
     Plan,
+    Problem,
     Rejected,
     Tactic,
     Verdict,
@@ -39,6 +41,8 @@ from tunebook.tuner._collect import Collection
 from tunebook.tuner._entrants import Answer, Selection, answer, entrants
 from tunebook.tuner._tasks import Task, tasks
 from tunebook.tuner._tune import ProblemTuner
+
+_NOTHING = Offered(version="", space="")
 
 logger = logging.getLogger("tunebook.tuner")
 
@@ -112,12 +116,26 @@ class Session:
         self._settled = 0
         self._left_out = 0
         self._published = ""
-        _log_policy(policy, self.location)
+        self._resolved = policy
         if self.policy is not Policy.FRESH:
             self.contents = read_cache(self.location.cache, self.environment)
             self.misses = list(self.contents.misses)
-            for miss in self.misses:
-                logger.log(logging.INFO if miss.kind == "absent" else logging.WARNING, "cache miss: %s", miss)
+
+    def announce(self) -> None:
+        """Log under which policy, by whose decision and with which cache this session runs, and what of the cache is missed."""
+        _log_policy(self._resolved, self.location)
+        for miss in self.misses:
+            logger.log(logging.INFO if miss.kind == "absent" else logging.WARNING, "cache miss: %s", miss)
+
+    def serving(self, specs: Mapping[str, OpSpec]) -> dict[str, Tactic]:
+        """Every problem that the cache can answer for these ops, with the tactic that serves it."""
+        found: dict[str, Tactic] = {}
+        for key, verdict in (self.contents.verdicts if self.contents else {}).items():
+            spec = specs.get(Problem.parse(key).op)
+            known = self.known(key, spec, verdict.offered.get(DEFAULT.runner, _NOTHING).version) if spec else None
+            if known is not None and known.tactic is not None:
+                found[key] = known.tactic
+        return found
 
     @property
     def run_path(self) -> str | None:

@@ -51,10 +51,8 @@ def transpose(weight: Tensor, bias: Tensor | None) -> TransposedLinear:
 def transposed(x: Tensor, prepared: TransposedLinear) -> Tensor:
     """x times a contiguous transposed weight."""
     rows = x.reshape(-1, x.shape[-1])
-    if prepared.bias is None:
-        result = torch.mm(rows, prepared.weight)
-    else:
-        result = torch.addmm(prepared.bias, rows, prepared.weight)
+    weight, bias = prepared.weight, prepared.bias
+    result = torch.mm(rows, weight) if bias is None else torch.addmm(bias, rows, weight)
     return result.view(*x.shape[:-1], prepared.weight.shape[1])
 
 
