@@ -25,12 +25,20 @@ settings.register_profile("tunebook", deadline=None)
 settings.load_profile("tunebook")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_of_the_developers() -> Iterator[None]:
+    """The variables that the developer has set do not reach the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.upper().startswith("TUNEBOOK_") or name == ALIAS]:
+            patch.delenv(name)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No variable of the developer's, a cache directory that is not there yet, and a logger that reaches caplog."""
-    for name in [name for name in os.environ if name.upper().startswith("TUNEBOOK_") or name == ALIAS]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("TUNEBOOK_CACHE_DIR", str(tmp_path_factory.mktemp("home") / "cache"))
+    """A cache directory that is not there yet, and a logger that reaches caplog."""
+    if "TUNEBOOK_CACHE_DIR" not in os.environ:  # a fixture of a whole module may have chosen one
+        monkeypatch.setenv("TUNEBOOK_CACHE_DIR", str(tmp_path_factory.mktemp("home") / "cache"))
     monkeypatch.setattr(envs, "_said", set())  # what is said once a process is said once a test
     logger = logging.getLogger("tunebook")
     level, propagate, handlers = logger.level, logger.propagate, list(logger.handlers)

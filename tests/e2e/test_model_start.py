@@ -188,7 +188,7 @@ def test_a_plan_that_is_slower_on_the_whole_model_is_not_activated_and_that_is_r
     options: dict[str, Any] = {"selection": Selection(ops=("experts",), runners=("cheat",)), "budget_s": 30}
     first = start()
     report = first.autotune(progress=progress, **options)
-    assert set(report.outcome.tactics.values()) == {tb.records.Tactic(runner="cheat")}  # type: ignore[attr-defined]
+    assert set(report.outcome.tactics.values()) == {tb.records.Tactic(runner="cheat")}
     document = report.document()
     assert document["overall"]["outcome"] == "slower"
     assert document["overall"]["speedup_high"] < 1

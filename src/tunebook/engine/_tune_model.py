@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,10 @@ from tunebook.tuner import Collection, Outcome, Progress, Session
 if TYPE_CHECKING:
     from tunebook.engine._runner import ModelRunner
 
+logger = logging.getLogger("tunebook.engine")
+
 #: The budget keeps this many default steps of every phase for the whole-model comparison, and at most this share of itself.
-VERIFY_STEPS = 20
+VERIFY_STEPS = 16
 VERIFY_SHARE = 0.5
 
 
@@ -119,8 +122,12 @@ def _verify(
         return plan.replace(verified=True, phases=same, overall=Overall(speedup=1.0, speedup_low=1.0, speedup_high=1.0))
     spent = timer(runner.device)
     steps = [Step(r.phase, r.batch, r.tokens, runner.step(r)) for r in wanted]
-    phases, overall = verify(steps, runner.scope, runner.device, total, random.Random(0), progress)
+    found = verify(steps, runner.scope, runner.device, total, random.Random(0), progress)
     report.seconds["verify"] = spent()
+    if found is None:
+        logger.warning("the whole-model comparison did not fit the budget: the plan serves unverified")
+        return plan
+    phases, overall = found
     return plan.replace(verified=True, active=overall.outcome != "slower", phases=phases, overall=overall)
 
 

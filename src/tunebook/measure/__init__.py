@@ -3,7 +3,7 @@
 from tunebook.measure._budget import Budget, allowance
 from tunebook.measure._calibrate import Calibration, calibrate
 from tunebook.measure._candidate import Candidate, Clock, sample
-from tunebook.measure._check import Case, Finding, Passed, check, compare
+from tunebook.measure._check import Case, Finding, Passed, Reference, check, compare
 from tunebook.measure._choose import Choice, choose, rescale
 from tunebook.measure._guard import memory_limit, refuse_for_memory
 from tunebook.measure._race import MAX_ROUNDS, Entry, RaceResult, race
@@ -22,6 +22,7 @@ __all__ = [
     "Finding",
     "Passed",
     "RaceResult",
+    "Reference",
     "allowance",
     "calibrate",
     "check",

@@ -45,15 +45,27 @@ class Passed:
     seconds: float
 
 
-def check(call: Callable[..., Any], cases: Sequence[Case], constants: Sequence[Any], clock: Clock) -> Finding | Passed:
+@dataclass(frozen=True)
+class Reference:
+    """What tactics are checked against: the cases, and the constants with the checksums of their bits."""
+
+    cases: tuple[Case, ...]
+    constants: tuple[Any, ...]
+    checksums: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, cases: Sequence[Case], constants: Sequence[Any]) -> Reference:
+        return cls(tuple(cases), tuple(constants), tuple(_checksum(value) for value in constants))
+
+
+def check(call: Callable[..., Any], reference: Reference, clock: Clock) -> Finding | Passed:
     """Run `call` once on every case, in order. What it passed with, or the reason why the tactic is refused.
 
     Uninitialised memory that the tactic allocates through torch is filled with NaN, so that a part that it forgets to
     write is seen. Arguments are compared with a copy afterwards, constants by a checksum of their bits.
     """
     worst = seconds = 0.0
-    before = [_checksum(value) for value in constants]
-    for case in cases:
+    for case in reference.cases:
         args = tuple(_copy(value) for value in case.args)
         try:
             with _filled_with_nan():
@@ -74,7 +86,7 @@ def check(call: Callable[..., Any], cases: Sequence[Case], constants: Sequence[A
         for position, (value, original) in enumerate(zip(args, case.args, strict=True)):
             if _is_tensor(value) and not _same(value, original):
                 return Finding("correctness", f"{case.label}: argument {position} was changed by the call")
-    if [_checksum(value) for value in constants] != before:
+    if tuple(_checksum(value) for value in reference.constants) != reference.checksums:
         return Finding("correctness", "the weights were changed by the call")
     return Passed(worst, seconds)
 
@@ -153,14 +165,17 @@ def _filled_with_nan() -> Iterator[None]:
 
 
 def _checksum(value: Any) -> Any:
-    """A number that changes with any single bit of a tensor: its bits summed as integers, plus the version counter."""
+    """A number that changes with any single bit of a tensor: its bits, summed as integers of the widest kind that fits."""
     import torch
 
     if not _is_tensor(value):
         return value
-    views = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    width = views.get(value.element_size())
-    bits = value.detach().view(width) if width else value.detach()
+    bits = value.detach()
+    widths = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    if bits.is_contiguous() and bits.nbytes % 8 == 0 and bits.storage_offset() * bits.element_size() % 8 == 0:
+        bits = bits.view(-1).view(torch.int64)
+    else:
+        bits = bits.view(widths[bits.element_size()])
     return int(bits.sum(dtype=torch.int64))
 
 

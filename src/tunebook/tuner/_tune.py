@@ -21,6 +21,7 @@ from tunebook.measure import (
     Finding,
     Passed,
     RaceResult,
+    Reference,
     calibrate,
     check,
     choose,
@@ -144,7 +145,7 @@ class ProblemTuner:
 
         Other layers' weights are prepared for those only that pass on the first layer.
         """
-        cases = self._cases(task, layers[0])
+        reference = Reference.of(self._cases(task, layers[0]), layers[0].constants)
         lineup = Lineup(rejected=list(field.rejected))
         first = contender(DEFAULT, layers[:1], inputs)
         lineup.looks[DEFAULT.name] = first_look(first.calls[0], self.device)
@@ -155,7 +156,7 @@ class ProblemTuner:
             if budget.spent() > ENTRY_SHARE * budget.seconds and admitted:
                 lineup.unseen += 1
                 continue
-            outcome = self._admit(task, tactic, layers[0], cases, inputs)
+            outcome = self._admit(task, tactic, layers[0], reference, inputs)
             if isinstance(outcome, Finding):
                 lineup.reject(tactic, outcome)
                 continue
@@ -185,7 +186,7 @@ class ProblemTuner:
         task: Task,
         tactic: Tactic,
         first: Binding,
-        cases: Sequence[Case],
+        reference: Reference,
         inputs: Sequence[tuple[Any, ...]],
     ) -> Finding | tuple[Contender, Passed]:
         runner = task.spec.runner_of(tactic)
@@ -193,7 +194,7 @@ class ProblemTuner:
             return Finding("constraints", "the op does not offer it")
         if runner.workspace is not None:
             sized = _partial(runner.workspace, tactic)
-            for case in cases:
+            for case in reference.cases:
                 refusal = refuse_for_memory(sized, (*case.args, *first.constants), self.memory_limit)
                 if refusal is not None:
                     return refusal
@@ -203,7 +204,7 @@ class ProblemTuner:
             return Finding("memory", f"preparing weights: {error or 'out of memory'}")
         except Exception as error:  # noqa: BLE001 - a runner's own `prepare`; its failure is the finding
             return Finding("runtime", f"preparing weights: {type(error).__name__}: {error}")
-        found = check(call, cases, first.constants, self.device)
+        found = check(call, reference, self.device)
         if isinstance(found, Finding):
             return found
         return contender(tactic, [first], inputs), found
