@@ -16,7 +16,9 @@ SHOWN = 12
 def print_report(report: TuneReport, own: Collection[tuple[str, str]] = ()) -> None:
     """`own` are the (op, runner) pairs that the user's files added."""
     outcome, session = report.outcome, report.session
-    left = f", {outcome.left_out} left out (the budget was spent; give --budget more)" if outcome.left_out else ""
+    left = (
+        f", {outcome.left_out} left out (the budget was spent; `tune --continue` goes on)" if outcome.left_out else ""
+    )
     say(f"{report.model}: {report.why}")
     say(
         f"{outcome.seen} problems: {outcome.cached} from the cache, {outcome.tuned} tuned, "

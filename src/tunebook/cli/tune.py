@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,47 +39,55 @@ def tune(
     only_runner: Annotated[
         list[str] | None, typer.Option("--only-runner", help="Race only this runner's tactics. May be repeated.")
     ] = None,
+    continue_: Annotated[
+        bool, typer.Option("--continue", help="Go on with what an earlier tuning left unresolved or left out.")
+    ] = False,
     note: Annotated[str, typer.Option(help="A note for the run file.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Load MODEL, tune its kernels on what it really calls, prove the gain on the whole model, and keep the result."""
     with edge():
         report = run(
-            model,
-            cache,
-            fresh,
-            replay,
-            budget,
-            decode,
-            prefill,
-            threads,
-            with_,
-            op,
-            skip_op,
-            only_runner,
-            note,
-            as_json,
+            TuneOptions(
+                model=model,
+                cache=cache,
+                fresh=fresh,
+                replay=replay,
+                continuing=continue_,
+                budget=budget,
+                decode=decode,
+                prefill=prefill,
+                threads=threads,
+                files=tuple(with_ or ()),
+                selection=(tuple(op or ()), tuple(skip_op or ()), tuple(only_runner or ())),
+                note=note,
+                as_json=as_json,
+            )
         )
     if report.outcome.not_published:
         raise SystemExit(3)
 
 
-def run(
-    model: str,
-    cache: Path | None,
-    fresh: bool,
-    replay: bool,
-    budget: float | None,
-    decode: str,
-    prefill: str,
-    threads: int | None,
-    with_: list[Path] | None,
-    op: list[str] | None,
-    skip_op: list[str] | None,
-    only_runner: list[str] | None,
-    note: str,
-    as_json: bool,
-) -> TuneReport:
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """What the command line said; `selection` is (ops, skipped ops, runners)."""
+
+    model: str
+    cache: Path | None
+    fresh: bool
+    replay: bool
+    continuing: bool
+    budget: float | None
+    decode: str
+    prefill: str
+    threads: int | None
+    files: tuple[Path, ...]
+    selection: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+    note: str
+    as_json: bool
+
+
+def run(options: TuneOptions) -> TuneReport:
     """The command without its edge: checks every argument before the model is loaded."""
     from tunebook.cli._load import load_model
     from tunebook.cli._tune_report import print_report
@@ -87,30 +97,32 @@ def run(
     from tunebook.store import Policy, resolve_policy
     from tunebook.tuner import Selection
 
-    if fresh and replay:
-        raise UsageError("--fresh and --replay contradict each other; give one of them")
-    if budget is not None and not budget > 0:
-        raise UsageError(f"--budget {budget} is not a positive number of seconds")
-    wanted = requests(sizes("--decode", decode), sizes("--prefill", prefill))
-    policy = resolve_policy(True, Policy.FRESH if fresh else Policy.REPLAY if replay else None)
+    for one, other in itertools.combinations(("fresh", "replay", "continuing"), 2):
+        if getattr(options, one) and getattr(options, other):
+            names = [f"--{'continue' if name == 'continuing' else name}" for name in (one, other)]
+            raise UsageError(f"{names[0]} and {names[1]} contradict each other; give one of them")
+    if options.budget is not None and not options.budget > 0:
+        raise UsageError(f"--budget {options.budget} is not a positive number of seconds")
+    wanted = requests(sizes("--decode", options.decode), sizes("--prefill", options.prefill))
+    policy = resolve_policy(True, Policy.FRESH if options.fresh else Policy.REPLAY if options.replay else None)
     before = runner_names()
-    for file in with_ or ():
+    for file in options.files:
         load_file(file)
     own = runner_names() - before
-    selection = Selection(tuple(op or ()), tuple(skip_op or ()), tuple(only_runner or ()))
-    with progress_bar(as_json) as progress, load_model(model, threads, as_json) as runner:
+    quiet = options.as_json
+    with progress_bar(quiet) as progress, load_model(options.model, options.threads, quiet) as runner:
         report = runner.autotune(
-            cache=cache,
+            cache=options.cache,
             policy=policy,
-            budget_s=budget,
+            budget_s=options.budget,
             wanted=wanted,
-            selection=selection,
-            note=note,
+            selection=Selection(*options.selection),
+            note=options.note,
+            continuing=options.continuing,
             progress=progress,
         )
-    document: dict[str, Any] = report.document()
-    if as_json:
-        print_json(document)
+    if quiet:
+        print_json(report.document())
     else:
         print_report(report, own)
     return report

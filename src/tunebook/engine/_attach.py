@@ -18,7 +18,7 @@ logger = logging.getLogger("tunebook.engine")
 
 #: What `attach` can make tunable.
 ATTACHABLE = ("linear", "experts")
-_MARK = "_tunebook_binding"
+_MARK = "_tunebook_former_forward"
 
 
 class Attachment:
@@ -43,7 +43,9 @@ class Attachment:
         """Restore every module and release all prepared weights. Doing it twice is harmless."""
         for module, binding in self._modules.values():
             module.__dict__.pop("forward", None)
-            module.__dict__.pop(_MARK, None)
+            own = module.__dict__.pop(_MARK)
+            if own is not None:  # somebody had put a forward on the module itself before it was attached
+                module.__dict__["forward"] = own
             binding.close()
         self._modules = {}
 
@@ -76,7 +78,7 @@ def attach(model: Any, ops: Sequence[str] = ATTACHABLE) -> Attachment:
     if not found:
         raise ModelError(f"{type(model).__name__} has no module for {', '.join(ops)}: nothing can be attached")
     for module, binding in found.values():
-        module.__dict__[_MARK] = binding
+        module.__dict__[_MARK] = module.__dict__.get("forward")
         module.forward = _forward(binding)
     logger.debug("attached %d modules of %s", len(found), type(model).__name__)
     return Attachment(model, scope, found)

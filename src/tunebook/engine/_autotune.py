@@ -12,6 +12,7 @@ from tunebook.devices import device_of
 from tunebook.dispatch import BINDINGS, FREE, OPS, Binding, Scope, collecting, tensor_bytes
 from tunebook.envs import envs
 from tunebook.errors import UsageError
+from tunebook.ops import OpSpec
 from tunebook.plan import Choices, extra_bytes, install, make, prepare
 from tunebook.store import Policy, ResolvedPolicy, resolve_policy
 from tunebook.tuner import Collection, Outcome, Progress, Selection, Session
@@ -61,7 +62,8 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
         self.run: str | None = None
         self._progress = progress
         self._seed = seed
-        self._explicit = (policy is not None or not tune_mode, cache is not None, budget_s is not None)
+        narrowed = self.selection != Selection()
+        self._explicit = (policy is not None or not tune_mode, cache is not None, budget_s is not None, narrowed)
         self._stack = ExitStack()
         self._outer: autotune | None = None
 
@@ -109,19 +111,28 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
 
     def _serve_cached(self) -> None:
         """REPLAY: what the cache answers serves from now on, in the block already; nothing is collected."""
-        tactics = self.session.serving(OPS)
+        tactics, misses = self.session.serving(default_versions())
         for scope in {id(scope): scope for scope in (FREE, *(binding.scope for binding in BINDINGS))}.values():
             scope.install(tactics)
-        self.outcome = Outcome(seen=len(tactics), cached=len(tactics), misses=[str(m) for m in self.session.misses])
+        self.outcome = Outcome(seen=len(tactics), cached=len(tactics), misses=misses)
 
     def _join(self, outer: autotune) -> None:
-        mine = (self.policy.policy, self.cache, self.budget_s)
-        theirs = (outer.policy.policy, outer.cache, outer.budget_s)
-        names = ("policy", "cache", "budget_s")
+        mine = (self.policy.policy, self.cache, self.budget_s, self.selection)
+        theirs = (outer.policy.policy, outer.cache, outer.budget_s, outer.selection)
+        names = ("policy", "cache", "budget_s", "selection")
         for name, explicit, one, other in zip(names, self._explicit, mine, theirs, strict=True):
             if explicit and one != other:
                 raise UsageError(f"autotune inside autotune: {name}={one} differs from the outer block's {other}")
         self._outer = outer
+
+
+def default_versions() -> dict[str, tuple[OpSpec, str]]:
+    """Every op with the version of its default: the attached models' own where there are any, else the op's."""
+    found: dict[str, tuple[OpSpec, str]] = {name: (op, op.default_version) for name, op in OPS.items()}
+    for binding in BINDINGS:
+        if binding.default_version and binding.scope is not FREE:
+            found[binding.spec.name] = (binding.spec, binding.default_version)
+    return found
 
 
 def serve(scope: Scope, outcome: Outcome, collection: Collection) -> Choices:

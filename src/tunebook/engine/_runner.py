@@ -119,6 +119,7 @@ class ModelRunner:
         selection: Selection | None = None,
         note: str = "",
         seed: int | None = None,
+        continuing: bool = False,
         progress: Progress | None = None,
     ) -> TuneReport:
         """Collect with dummy runs, tune, plan, prove on the whole model, publish; or start from the cache.
@@ -128,7 +129,7 @@ class ModelRunner:
         """
         wanted = tuple(wanted) if wanted is not None else requests()
         spent = timer(self.device)
-        session = self._session(cache, policy, selection=selection, note=note, seed=seed)
+        session = self._session(cache, policy, selection=selection, note=note, seed=seed, continuing=continuing)
         session.announce()
         (selection or Selection()).check({b.spec.name: b.spec for b in self.attachment.bindings.values()})
         total = Budget(budget_s if budget_s is not None else envs.TUNEBOOK_BUDGET_S.get(), self.device)
@@ -156,6 +157,7 @@ class ModelRunner:
         selection: Selection | None = None,
         note: str = "",
         seed: int | None = None,
+        continuing: bool = False,
     ) -> Session:
         return Session(
             policy if isinstance(policy, ResolvedPolicy) else resolve_policy(True, policy),
@@ -165,6 +167,7 @@ class ModelRunner:
             model=self.name,
             note=note,
             seed=seed,
+            continuing=continuing,
         )
 
     def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0) -> Iterator[str]:

@@ -55,18 +55,21 @@ def _collect(
     """A dummy run of each phase with the defaults, its calls noted."""
     spent = timer(runner.device)
     collection = Collection(runner.device)
+    before = runner.scope.tuned
     runner.scope.switch(False)
-    for done, request in enumerate(wanted):
-        if progress:
-            progress(done, len(wanted), f"dummy run: {request}")
-        step = runner.step(request)  # fills the key-value cache before calls are collected
-        if request.phase == "decode":  # the first call of a shape builds what later ones reuse, and is no measure
-            step()
-        single = timer(runner.device)
-        with collecting(collection):
-            step()
-        report.steps[request] = single()
-    runner.scope.switch(True)
+    try:
+        for done, request in enumerate(wanted):
+            if progress:
+                progress(done, len(wanted), f"dummy run: {request}")
+            step = runner.step(request)  # fills the key-value cache before calls are collected
+            if request.phase == "decode":  # the first call of a shape builds what later ones reuse, and is no measure
+                step()
+            single = timer(runner.device)
+            with collecting(collection):
+                step()
+            report.steps[request] = single()
+    finally:
+        runner.scope.switch(before)
     report.seconds["collect"] = spent()
     return collection
 
@@ -86,6 +89,7 @@ def _plan(
     choices = make(outcome, collection, runner.scope, limit)
     families = families_of(runner.scope, collection)
     spent = timer(runner.device)
+    runner.scope.switch(True)
     install(runner.scope, choices, families)
     held = prepare(runner.scope, choices, families, progress)
     report.seconds["prepare"] = spent()

@@ -3,7 +3,7 @@
 from tunebook.measure._budget import Budget, allowance
 from tunebook.measure._calibrate import Calibration, calibrate
 from tunebook.measure._candidate import Candidate, Clock, sample
-from tunebook.measure._check import Case, Finding, Passed, Reference, check, compare
+from tunebook.measure._check import Case, Finding, Passed, Reference, check, compare, failure
 from tunebook.measure._choose import Choice, choose, rescale
 from tunebook.measure._guard import memory_limit, refuse_for_memory
 from tunebook.measure._race import MAX_ROUNDS, Entry, RaceResult, race
@@ -28,6 +28,7 @@ __all__ = [
     "check",
     "choose",
     "compare",
+    "failure",
     "first_look",
     "hopeless",
     "memory_limit",

@@ -20,6 +20,9 @@ TOLERANCES: dict[str, tuple[float, float]] = {
 }
 
 
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
 @dataclass(frozen=True)
 class Case:
     """Inputs to check on: the arguments, the default's output on them, and a word for messages ("M=16")."""
@@ -74,11 +77,8 @@ def check(call: Callable[..., Any], reference: Reference, clock: Clock) -> Findi
                 got = call(*args)
                 clock.synchronize()
                 seconds = clock.clock() - start
-        except MemoryError as error:
-            return Finding("memory", f"{case.label}: {error or 'out of memory'}")
         except Exception as error:  # noqa: BLE001 - whatever a tactic raises is the finding
-            text = str(error).strip().splitlines()
-            return Finding("runtime", f"{case.label}: {type(error).__name__}: {text[0] if text else 'no message'}")
+            return failure(error, case.label)
         compared = compare(got, case.expected)
         if isinstance(compared, str):
             return Finding("correctness", f"{case.label}: {compared}")
@@ -89,6 +89,14 @@ def check(call: Callable[..., Any], reference: Reference, clock: Clock) -> Findi
     if tuple(_checksum(value) for value in reference.constants) != reference.checksums:
         return Finding("correctness", "the weights were changed by the call")
     return Passed(worst, seconds)
+
+
+def failure(error: Exception, where: str) -> Finding:
+    """What an exception of a tactic says: out of memory (PyTorch raises RuntimeError for that on the CPU), or a failure."""
+    lines = str(error).strip().splitlines()
+    memory = isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    text = lines[0] if lines else "out of memory" if memory else "no message"
+    return Finding("memory" if memory else "runtime", f"{where}: {type(error).__name__}: {text}")
 
 
 def compare(got: Any, expected: Any) -> float | str:

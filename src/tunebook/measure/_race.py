@@ -22,6 +22,8 @@ EQUIVALENCE = math.log(1.03)
 ACCEPTED_LOSS = 0.005
 MIN_ROUNDS = 8
 MAX_ROUNDS = 40
+#: One that is left goes on against the default until an interval of their ratio exists at 95 %.
+LAST_ROUNDS = 6
 #: From `MIN_ROUNDS` on, whether to stop is looked at every so many rounds: the look itself costs milliseconds.
 LOOK_EVERY = 2
 #: Rounds depend on each other where blocks vary this much more than independent rounds would: bet on medians of four.
@@ -88,8 +90,9 @@ def race(
             on_round(done)
         if done < 2:
             continue
-        alive = _eliminate(alive, len(entries))
-        if len(alive) == 1 and done >= 3:
+        if len(alive) > 1:
+            alive = _eliminate(alive, len(entries))
+        if len(alive) == 1 and done >= LAST_ROUNDS:
             stopped, loss = "one left", 0.0
             break
         if done >= MIN_ROUNDS and done % LOOK_EVERY == 0:

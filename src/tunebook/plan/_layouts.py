@@ -29,7 +29,8 @@ class Usable:
         default = self.weight
         if not fits:
             return None, default
-        member = min(fits, key=lambda m: (m.ratio, m.tactic != self.verdict.winner))
+        # a tie may have the smaller ratio; the verdict settled that
+        member = min(fits, key=lambda m: (max(m.ratio, 1.0), m.tactic != self.verdict.winner))
         seconds = self.weight / self.verdict.speedup * member.ratio
         return (member, seconds) if seconds < default or member.tactic == self.verdict.winner else (None, default)
 

@@ -6,7 +6,7 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import datetime
 
 from tunebook.devices import Device, device_of
@@ -14,15 +14,11 @@ from tunebook.envs import envs
 from tunebook.measure import Budget, allowance, memory_limit
 from tunebook.ops import OpSpec
 from tunebook.records import (
-    DEFAULT,
     Environment,
     Footer,
     Header,
-    Member,
-    Offered,
     Plan,
     Problem,
-    Rejected,
     Tactic,
     Verdict,
 )
@@ -38,46 +34,15 @@ from tunebook.store import (
     read_cache,
 )
 from tunebook.tuner._collect import Collection
-from tunebook.tuner._entrants import Answer, Selection, answer, entrants
+from tunebook.tuner._entrants import Answer, Selection, answer, available_runners, entrants
+from tunebook.tuner._outcome import Outcome, log_policy
 from tunebook.tuner._tasks import Task, tasks
 from tunebook.tuner._tune import ProblemTuner
-
-_NOTHING = Offered(version="", space="")
 
 logger = logging.getLogger("tunebook.tuner")
 
 #: ``progress(done, total, what)`` after each problem, and once before the first.
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass
-class Outcome:
-    """What a session did. Seconds are wall clock."""
-
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-    members: dict[str, tuple[Member, ...]] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
-    seen: int = 0
-    cached: int = 0
-    tuned: int = 0
-    left_out: int = 0
-    misses: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    published: bool = False
-    not_published: str = ""
-
-    @property
-    def tactics(self) -> dict[str, Tactic]:
-        """What serves each problem: the best member of its verdict's frontier that may serve today."""
-        return {key: Tactic.parse(members[0].tactic) for key, members in self.members.items() if members}
-
-    @property
-    def kept_default(self) -> int:
-        return sum(tactic == DEFAULT for tactic in self.tactics.values())
-
-    @property
-    def rejected(self) -> tuple[tuple[str, Rejected], ...]:
-        return tuple((v.problem, r) for v in self.verdicts.values() for r in v.rejected)
 
 
 class Session:
@@ -96,6 +61,7 @@ class Session:
         model: str = "",
         note: str = "",
         seed: int | None = None,
+        continuing: bool = False,
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
         self.policy = policy.policy
@@ -105,6 +71,7 @@ class Session:
         self.selection = selection or Selection()
         self.model = model
         self.note = note
+        self.continuing = continuing
         self.rng = random.Random(seed)
         self.contents: CacheContents | None = None
         self.misses: list[Miss] = []
@@ -123,19 +90,26 @@ class Session:
 
     def announce(self) -> None:
         """Log under which policy, by whose decision and with which cache this session runs, and what of the cache is missed."""
-        _log_policy(self._resolved, self.location)
+        log_policy(self._resolved, self.location)
         for miss in self.misses:
             logger.log(logging.INFO if miss.kind == "absent" else logging.WARNING, "cache miss: %s", miss)
 
-    def serving(self, specs: Mapping[str, OpSpec]) -> dict[str, Tactic]:
-        """Every problem that the cache can answer for these ops, with the tactic that serves it."""
+    def serving(self, ops: Mapping[str, tuple[OpSpec, str]]) -> tuple[dict[str, Tactic], list[str]]:
+        """What the cache can answer without a call: the tactic by problem, and each miss in words (logged too).
+
+        `ops` gives each op with the version of its default.
+        """
         found: dict[str, Tactic] = {}
-        for key, verdict in (self.contents.verdicts if self.contents else {}).items():
-            spec = specs.get(Problem.parse(key).op)
-            known = self.known(key, spec, verdict.offered.get(DEFAULT.runner, _NOTHING).version) if spec else None
+        misses: list[str] = []
+        for key in self.contents.verdicts if self.contents else ():
+            spec, default_version = ops.get(Problem.parse(key).op, (None, ""))
+            known = self.known(key, spec, default_version) if spec else None
+            misses += [f"{key}: {note}" for note in (known.notes if known else ("the op is not declared here",))]
             if known is not None and known.tactic is not None:
                 found[key] = known.tactic
-        return found
+        for note in misses:
+            logger.info("cache miss: %s", note)
+        return found, misses
 
     @property
     def run_path(self) -> str | None:
@@ -152,7 +126,13 @@ class Session:
     def known(self, key: str, spec: OpSpec, default_version: str) -> Answer | None:
         """What the cache answers for a problem, or None where it holds nothing about it."""
         verdict = self.verdict_of(key)
-        return answer(verdict, spec, default_version, self.selection) if verdict else None
+        if verdict is None:
+            return None
+        known = answer(verdict, spec, default_version, self.selection)
+        if self.continuing and verdict.status == "unresolved":
+            every = tuple(name for name in available_runners(spec) if self.selection.takes_runner(name))
+            return replace(known, changed=every, notes=(*known.notes, "unresolved: the tuning goes on"))
+        return known
 
     def tune(self, collection: Collection, budget_s: float | None, progress: Progress | None = None) -> Outcome:
         """Settle what was collected. With REPLAY nothing is measured; what is not known keeps the default."""
@@ -263,9 +243,11 @@ class Session:
         return self._writer
 
     def interrupt(self) -> None:
-        """Keep what was settled before an interruption: publish it, and close the run file."""
+        """Keep what was settled before an interruption: publish it, and close the run file without its last line."""
         self.publish(self.outcome)
-        self.finish()
+        if self._writer is not None:
+            self._writer.close()
+            logger.warning("interrupted: %d problems were tuned, run file %s", self._settled, self.run_path)
 
     def finish(self) -> None:
         """Write the run file's last line, and log how it went."""
@@ -290,19 +272,3 @@ class Session:
                 "unset the variable (or drop --fresh) to reuse the cache",
                 seconds,
             )
-
-
-def _log_policy(policy: ResolvedPolicy, location: Location) -> None:
-    for lost in policy.overruled:
-        logger.info("overruled: %s", lost)
-    if policy.policy is Policy.FRESH:
-        logger.warning(
-            "autotune cache reuse is off (%s): %s is neither read nor written; the result goes to %s",
-            policy.why,
-            location.cache,
-            location.runs,
-        )
-    else:
-        logger.info("autotune runs with the cache at %s (%s, %s)", location.cache, policy.policy.value, policy.why)
-    if policy.policy is Policy.REPLAY:
-        logger.info("nothing will be tuned: what the cache does not answer runs the default")

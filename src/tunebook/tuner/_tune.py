@@ -25,6 +25,7 @@ from tunebook.measure import (
     calibrate,
     check,
     choose,
+    failure,
     first_look,
     hopeless,
     race,
@@ -200,10 +201,8 @@ class ProblemTuner:
                     return refusal
         try:
             call = first.bound(tactic)
-        except MemoryError as error:
-            return Finding("memory", f"preparing weights: {error or 'out of memory'}")
         except Exception as error:  # noqa: BLE001 - a runner's own `prepare`; its failure is the finding
-            return Finding("runtime", f"preparing weights: {type(error).__name__}: {error}")
+            return failure(error, "preparing weights")
         found = check(call, reference, self.device)
         if isinstance(found, Finding):
             return found
@@ -232,7 +231,8 @@ class ProblemTuner:
         if before is not None:
             runners = {name: o for name, o in before.offered.items() if name not in offered}
             offered = {**runners, **offered}
-            frontier += _older(before, choice, result, set(field.offered))
+            same_default = before.offered.get(DEFAULT.runner) == field.offered[DEFAULT.runner]
+            frontier += _older(before, choice, result, set(field.offered), same_default)
         return Verdict(
             problem=task.problem.key,
             winner=choice.winner,
@@ -252,13 +252,19 @@ class ProblemTuner:
         )
 
 
-def _older(before: Verdict, choice: Choice, result: RaceResult, raced: set[str]) -> tuple[Member, ...]:
+def _older(
+    before: Verdict, choice: Choice, result: RaceResult, raced: set[str], same_default: bool
+) -> tuple[Member, ...]:
     """What the former frontier still tells: members whose runners did not race now, against the new winner."""
     names = {entry.name for entry in result.entries}
+    changed = raced - ({DEFAULT.runner} if same_default else set())  # a changed runner's former ratio says nothing now
     kept = {
         m.tactic: m for m in before.frontier if m.tactic not in names and Tactic.parse(m.tactic).runner not in raced
     }
-    anchor = next((m for m in before.frontier if m.tactic in {f.tactic for f in choice.frontier}), None)
+    now_known = {member.tactic for member in choice.frontier}
+    anchor = next(
+        (m for m in before.frontier if m.tactic in now_known and Tactic.parse(m.tactic).runner not in changed), None
+    )
     if anchor is None:
         return ()
     now = next(m for m in choice.frontier if m.tactic == anchor.tactic)
