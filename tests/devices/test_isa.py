@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,7 @@ def test_caches_as_getconf_lists_them() -> None:
 
 
 def test_getconf_serves_where_the_kernel_lists_nothing(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(_isa.sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(_isa, "_run", lambda *command: "LEVEL2_CACHE_SIZE 1024\n" if command[0] == "getconf" else "")
     assert cache_sizes(tmp_path) == {"l2": 1024}
 

@@ -25,7 +25,8 @@ from tunebook.errors import ModelError, UsageError
 
 def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
-        return model(ids).logits.float()
+        found: torch.Tensor = model(ids).logits.float()
+    return found
 
 
 def tokens(vocabulary: int, rows: int = 2, length: int = 24) -> torch.Tensor:
@@ -568,7 +569,7 @@ def test_smollm2_moe_is_converted_once_answers_as_the_dense_model_and_heals(cach
         )
     )
     assert isinstance(dense, LlamaForCausalLM)
-    weights = {}
+    weights: dict[str, torch.Tensor] = {}
     for name, value in model.state_dict().items():
         if name.endswith("experts.gate_up_proj"):
             assert all(torch.equal(value[0], expert) for expert in value)

@@ -256,7 +256,7 @@ class _NewStorages(TorchDispatchMode):
         self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
         self.held: dict[int, Tensor] = {}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor) and not tensor.is_mkldnn:

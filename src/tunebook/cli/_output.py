@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +17,37 @@ if TYPE_CHECKING:
 
 #: Where nobody watches, progress is a line after this many seconds.
 QUIET_S = 5.0
+
+
+@contextmanager
+def only_json(wanted: bool) -> Iterator[None]:
+    """Where `wanted`, what anything inside prints goes to standard error: Python code, C code and child processes alike.
+
+    Standard output is then the document's alone; print it afterwards.
+    """
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    kept = None
+    with suppress(OSError):  # one of the two is closed: there is nothing to keep apart
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept is not None:
+            _flush_c()  # what C code has buffered goes where it was meant to go
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+def _flush_c() -> None:
+    import ctypes
+
+    with suppress(OSError, TypeError, AttributeError):  # no C library under that name: it has no buffer of ours either
+        ctypes.CDLL(None).fflush(None)
 
 
 def print_json(document: Any) -> None:

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from tunebook.envs import envs
-from tunebook.errors import TunebookError, UsageError
+from tunebook.errors import TunebookError, UsageError, UserCodeError
+
+#: Of a message of others, so much is shown.
+LONGEST = 400
 
 EXIT_CODES = {
     0: "done",
     1: "an error; one line on standard error names it",
     2: "the command line cannot be understood, or its values contradict each other",
-    3: "done, but the cache could not be written; the message says why and where the result is",
+    3: "done, but the result could not be kept where it belongs; the message says why and where else it is",
+    70: "a fault of tunebook itself; with TUNEBOOK_LOG_LEVEL=DEBUG the traceback is shown",
     130: "interrupted; what was tuned is kept",
 }
 
 
 @contextmanager
 def edge() -> Iterator[None]:
-    """Run a command: warnings on misspelt variables first, errors as one line and an exit code."""
+    """Run a command: warnings on misspelt variables first, errors as one line and an exit code.
+
+    With TUNEBOOK_LOG_LEVEL=DEBUG an error that was not raised on purpose shows its traceback as well.
+    """
     try:
         configure_logging()
         envs.check()
         yield
+        sys.stdout.flush()  # here a full disk or a reader that is gone is still an error like others
     except TunebookError as error:
         print(f"tunebook: error: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
@@ -35,6 +46,66 @@ def edge() -> Iterator[None]:
     except BrokenPipeError:
         sys.stderr.close()  # the reader is gone; Python's own complaint at exit would be noise
         raise SystemExit(0) from None
+    except Exception as error:  # the outermost place: whatever it is, the user gets a line and an exit code
+        raise SystemExit(_unexpected(error)) from error
+
+
+def _unexpected(error: Exception) -> int:
+    """Print what was not raised on purpose, and give its exit code: the machine's limits are no fault of ours."""
+    if logging.getLogger("tunebook").isEnabledFor(logging.DEBUG):
+        traceback.print_exception(error)
+    refused = _out_of_memory(error)
+    if refused is not None:
+        remedy = "give smaller sizes (--decode, --prefill) or a smaller model, or free some memory"
+        print(f"tunebook: error: out of memory{refused}; {remedy}", file=sys.stderr)
+        return 1
+    if isinstance(error, OSError):
+        print(f"tunebook: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    print(
+        f"tunebook: internal error: {type(error).__name__}: {_one_line(error)}; "
+        "run again with TUNEBOOK_LOG_LEVEL=DEBUG and report it",
+        file=sys.stderr,
+    )
+    return 70
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    """What an allocation that failed had asked for, in words, or None for any other error."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and not re.search("can't allocate memory|out of memory", text):
+        return None
+    from tunebook.cli._output import size
+
+    asked = re.search(r"(?:allocate|allocating) (\d+) bytes", text)
+    return f" ({size(int(asked[1]))} were asked for at once)" if asked else ""
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+@contextmanager
+def blaming(files: Sequence[Path]) -> Iterator[None]:
+    """Turn an exception that came out of the user's files, or of what lies beside them, into a UserCodeError of one line."""
+    try:
+        yield
+    except (TunebookError, MemoryError):
+        raise
+    except Exception as error:
+        folders = [file.expanduser().resolve().parent for file in files]
+        frames = traceback.extract_tb(error.__traceback__)
+        place = next((f for f in reversed(frames) if any(Path(f.filename).is_relative_to(d) for d in folders)), None)
+        if place is None or _is_ours(place.filename):
+            raise
+        raise UserCodeError(
+            f"{place.filename}:{place.lineno}: {type(error).__name__}: {_one_line(error)}, raised while the model ran"
+        ) from error
+
+
+def _is_ours(filename: str) -> bool:
+    return Path(filename).is_relative_to(Path(__file__).resolve().parents[1])
 
 
 def configure_logging() -> None:
@@ -65,7 +136,7 @@ def sizes(option: str, text: str) -> tuple[int, ...]:
     """``1,4,16`` as numbers; empty for none. Raises UsageError that names the option and the part that is wrong."""
     found = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
-        if not part.isascii() or not part.isdigit() or int(part) < 1:
+        if not re.fullmatch("[0-9]{1,18}", part) or int(part) < 1:
             raise UsageError(f"{option} {text!r}: {part!r} is not a whole number of at least 1; write it as 1,4,16")
         found.append(int(part))
     return tuple(found)

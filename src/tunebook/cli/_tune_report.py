@@ -11,19 +11,19 @@ from tunebook.records import Phase, Plan, Tactic, Verdict
 
 #: The costliest problems are shown; `tunebook show` prints all.
 SHOWN = 12
+#: So many of the problems that were left out are named; `--json` names all.
+NAMED = 3
 
 
 def print_report(report: TuneReport, own: Collection[tuple[str, str]] = ()) -> None:
     """`own` are the (op, runner) pairs that the user's files added."""
     outcome, session = report.outcome, report.session
-    left = (
-        f", {outcome.left_out} left out (the budget was spent; `tune --continue` goes on)" if outcome.left_out else ""
-    )
     say(f"{report.model}: {report.why}")
     say(
         f"{outcome.seen} problems: {outcome.cached} from the cache, {outcome.tuned} tuned, "
-        f"{outcome.kept_default} keep the default{left}"
+        f"{outcome.kept_default} keep the default" + (f", {outcome.left_out} left out" if outcome.left_out else "")
     )
+    _left_out(report)
     _seconds(report)
     if outcome.tuned:
         heavy = sorted(outcome.verdicts.values(), key=lambda v: -outcome.weights.get(v.problem, 0.0))
@@ -45,7 +45,18 @@ def print_report(report: TuneReport, own: Collection[tuple[str, str]] = ()) -> N
     else:
         untouched = "neither read nor written" if session.policy.value == "fresh" else "read only"
         say(f"cache: {session.location.cache} ({untouched})")
-    say(f"run:   {session.run_path or 'none, nothing was tuned'}")
+    say(f"run:   {session.run_path or ('none, see below' if report.run_problem else 'none, nothing was tuned')}")
+    if report.run_problem:
+        say(f"problem: {report.run_problem}")
+
+
+def _left_out(report: TuneReport) -> None:
+    """Name what was not measured, now or in the tuning that the cache comes from; the costliest first."""
+    keys = report.left_out
+    if not keys:
+        return
+    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+    say(f"left out: {', '.join(keys[:NAMED])}{more}; `tunebook tune --continue` goes on with them")
 
 
 def _seconds(report: TuneReport) -> None:

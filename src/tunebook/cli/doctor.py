@@ -12,10 +12,15 @@ from tunebook.cli._output import print_json, say, size, table
 from tunebook.cli._run import edge
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+def doctor(
+    threads: Annotated[
+        int | None, typer.Option(help="The thread count to look at. Default: TUNEBOOK_THREADS, else torch's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
     """Check device, ISA, libraries, runners, models, and the cache's place. Exit code 1 if results cannot be kept."""
     with edge():
-        found = examine()
+        found = examine(threads)
         if as_json:
             print_json(found)
         else:
@@ -24,7 +29,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         raise SystemExit(1)
 
 
-def examine() -> dict[str, Any]:
+def examine(threads: int | None = None) -> dict[str, Any]:
     """Everything that doctor reports, as plain values."""
     import tunebook.kernels  # noqa: F401 - declares the shipped ops
     from tunebook.devices import device_of
@@ -33,7 +38,7 @@ def examine() -> dict[str, Any]:
     from tunebook.envs import envs
     from tunebook.store import Location, resolve_policy
 
-    set_threads(None)
+    set_threads(threads)
     device = device_of("cpu")
     environment = device.environment()
     location = Location.of(environment, None)

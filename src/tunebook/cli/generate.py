@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tunebook.cli._output import print_json, progress_bar
+from tunebook.cli._output import only_json, print_json, progress_bar
 from tunebook.cli._run import edge
 
 
@@ -44,7 +44,7 @@ def _generate(
 
     if temperature < 0:
         raise UsageError(f"--temperature {temperature} is negative; 0 is greedy, 1 samples as the model says")
-    with load_model(model, threads, as_json) as runner:
+    with only_json(as_json), load_model(model, threads, as_json, fallback=("linear",)) as runner:
         served = resolve_policy(True).policy is not Policy.FRESH  # the switch also keeps the cache from being read here
         if served:
             with progress_bar(as_json) as progress:

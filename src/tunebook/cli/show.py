@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tunebook.cli._output import print_json, say, table
 from tunebook.cli._run import edge
 
+if TYPE_CHECKING:
+    from tunebook.records import Environment
+
+#: So many caches of other environments are named.
+OTHERS = 4
+
 
 def show(
     path: Annotated[
         Path | None, typer.Argument(help="A cache or a run file. Default: this environment's cache.")
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="The thread count whose cache is shown. Default: TUNEBOOK_THREADS, else torch's."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Print the verdicts and plans that a cache or a run file holds, and what of it cannot be served."""
     with edge():
-        _show(path, as_json)
+        _show(path, threads, as_json)
 
 
-def _show(path: Path | None, as_json: bool) -> None:
+def _show(path: Path | None, threads: int | None, as_json: bool) -> None:
     import msgspec
 
     from tunebook.store import Run, read_any
 
-    path = path or _default_cache()
+    path = path or _default_cache(threads)
     found = read_any(path)
     plans = dict(found.plans)
     verdicts = sorted(found.verdicts.values(), key=lambda v: v.problem)
@@ -76,10 +86,38 @@ def _run_facts(found: Any) -> dict[str, Any]:
     }
 
 
-def _default_cache() -> Path:
+def _default_cache(threads: int | None) -> Path:
+    """This environment's cache. Raises StoreError where it is not there, with the caches of other environments that are."""
     from tunebook.devices import device_of
     from tunebook.engine import set_threads
+    from tunebook.errors import StoreError
     from tunebook.store import Location
 
-    set_threads(None)
-    return Location.of(device_of("cpu").environment(), None).cache
+    set_threads(threads)
+    environment = device_of("cpu").environment()
+    cache = Location.of(environment, None).cache
+    if not cache.exists():
+        raise StoreError(
+            f"{cache}: this environment has no cache yet, `tunebook tune` makes one"
+            + "".join(f"; {other}" for other in _others(cache, environment))
+        )
+    return cache
+
+
+def _others(cache: Path, environment: Environment) -> list[str]:
+    """In words, each cache of another environment in the same place, and the fields in which it differs."""
+    from tunebook.store import read_cache
+
+    found = []
+    for other in sorted(cache.parent.parent.glob("*/winners.json")):
+        theirs = read_cache(other, None).environment
+        if theirs is None:
+            continue
+        differences = theirs.differences(environment)
+        hint = f", show it with --threads {theirs.hard['threads']}" if _only_threads(theirs, environment) else ""
+        found.append(f"there is {other} ({', '.join(differences)}{hint})")
+    return [*found[:OTHERS], *([f"and {len(found) - OTHERS} more"] if len(found) > OTHERS else [])]
+
+
+def _only_threads(one: Environment, other: Environment) -> bool:
+    return "threads" in one.hard and {**one.hard, "threads": ""} == {**other.hard, "threads": ""}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunebook.cli._output import print_json, progress_bar
-from tunebook.cli._run import edge, sizes
+from tunebook.cli._output import only_json, print_json, progress_bar
+from tunebook.cli._run import blaming, edge, sizes
 
 if TYPE_CHECKING:
-    from tunebook.engine import TuneReport
+    from tunebook.engine import ModelRunner, TuneReport
+    from tunebook.tuner import Selection
 
 
 def tune(
@@ -64,7 +65,7 @@ def tune(
                 as_json=as_json,
             )
         )
-    if report.outcome.not_published:
+    if not kept(report):
         raise SystemExit(3)
 
 
@@ -91,7 +92,7 @@ def run(options: TuneOptions) -> TuneReport:
     """The command without its edge: checks every argument before the model is loaded."""
     from tunebook.cli._load import load_model
     from tunebook.cli._tune_report import print_report
-    from tunebook.engine import requests
+    from tunebook.engine import ATTACHABLE, requests
     from tunebook.errors import UsageError
     from tunebook.ops import load_file
     from tunebook.store import Policy, resolve_policy
@@ -105,27 +106,48 @@ def run(options: TuneOptions) -> TuneReport:
         raise UsageError(f"--budget {options.budget} is not a positive number of seconds")
     wanted = requests(sizes("--decode", options.decode), sizes("--prefill", options.prefill))
     policy = resolve_policy(True, Policy.FRESH if options.fresh else Policy.REPLAY if options.replay else None)
-    before = runner_names()
-    for file in options.files:
-        load_file(file)
-    own = runner_names() - before
     quiet = options.as_json
-    with progress_bar(quiet) as progress, load_model(options.model, options.threads, quiet) as runner:
-        report = runner.autotune(
-            cache=options.cache,
-            policy=policy,
-            budget_s=options.budget,
-            wanted=wanted,
-            selection=Selection(*options.selection),
-            note=options.note,
-            continuing=options.continuing,
-            progress=progress,
-        )
+    with only_json(quiet):
+        before = runner_names()
+        for file in options.files:
+            load_file(file)
+        own = runner_names() - before
+        selection = Selection(*options.selection)
+        left = tuple(name for name in ATTACHABLE if selection.takes_op(name))
+        fallback = left if left != ATTACHABLE else ()
+        with (
+            blaming(options.files),
+            progress_bar(quiet) as progress,
+            load_model(options.model, options.threads, quiet, fallback) as runner,
+        ):
+            report = runner.autotune(
+                cache=options.cache,
+                policy=policy,
+                budget_s=options.budget,
+                wanted=wanted,
+                selection=fitting(selection, runner),
+                note=options.note,
+                continuing=options.continuing,
+                progress=progress,
+            )
     if quiet:
         print_json(report.document())
     else:
         print_report(report, own)
     return report
+
+
+def fitting(selection: Selection, runner: ModelRunner) -> Selection:
+    """The selection without skipped ops that exist and were not even attached: skipping them is done."""
+    attached = {binding.spec.name for binding in runner.attachment.bindings.values()}
+    known = {op for op, _ in runner_names()}
+    return replace(selection, skip_ops=tuple(op for op in selection.skip_ops if op in attached or op not in known))
+
+
+def kept(report: TuneReport) -> bool:
+    """Whether the result is where it belongs: in the cache, or for a fresh tuning in a complete run file."""
+    fresh = report.session.policy.value == "fresh"
+    return not report.outcome.not_published and not (fresh and report.run_problem)
 
 
 def runner_names() -> set[tuple[str, str]]:

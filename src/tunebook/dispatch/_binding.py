@@ -12,11 +12,14 @@ from tunebook.dispatch._prepared import Prepared
 from tunebook.dispatch._scope import FREE, Scope
 from tunebook.errors import OpError
 from tunebook.ops import OpSpec
-from tunebook.records import DEFAULT, Problem, Tactic
+from tunebook.records import DEFAULT, Tactic
 
 logger = logging.getLogger("tunebook.dispatch")
 
 Call = Callable[..., Any]
+
+#: One binding keeps at most this many resolved signatures; then it begins anew.
+MAX_KEPT = 1 << 16
 
 
 class Binding:
@@ -46,6 +49,7 @@ class Binding:
         self.default: Call = default or _with_constants(spec.function, constants)
         self.default_version = default_version
         self.prepared = Prepared()
+        self.versions = versions(constants)
         self._grad = any(getattr(value, "requires_grad", False) for value in constants)
         self._tables: dict[bool, dict[Any, Call]] = {True: {}, False: {}}
         self.table: dict[Any, Call] = {}
@@ -59,7 +63,8 @@ class Binding:
         import torch
 
         grad_enabled = torch.is_grad_enabled
-        lead, signature, resolve, grad = self._lead, _signature, self.resolve, self._grad
+        autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
+        lead, signature, resolve = self._lead, _signature, self.resolve
         binding = self
 
         if lead is None:
@@ -69,7 +74,7 @@ class Binding:
                     found = binding.table.get(signature(args))
                 except TypeError:  # an argument that cannot be hashed
                     found = None
-                if found is None or (grad_enabled() and (grad or _requires_grad(args))):
+                if found is None or autocast() or (grad_enabled() and (binding._grad or _requires_grad(args))):
                     found = resolve(args)
                 return found(*args)
 
@@ -77,54 +82,86 @@ class Binding:
 
             def call(x: Any) -> Any:  # type: ignore[misc]  # the signatures differ on purpose: this one is the fast one
                 try:
-                    found = binding.table.get((x.shape, x.dtype, x.is_contiguous()))
+                    found = binding.table.get((x.shape, x.dtype, x.is_contiguous() or x.stride()))
                 except AttributeError:
                     found = None
-                if found is None or (grad_enabled() and (grad or x.requires_grad)):
+                if found is None or autocast() or (grad_enabled() and (binding._grad or x.requires_grad)):
                     found = resolve((x,))
                 return found(x)
 
         else:
 
             def call(*args: Any) -> Any:
-                x = args[lead]
                 try:
-                    found = binding.table.get((x.shape, x.dtype, x.is_contiguous()))
+                    found = binding.table.get(_lead_signature(args, lead))
                 except AttributeError:
                     found = None
-                if found is None or (grad_enabled() and (grad or _requires_grad(args))):
+                if found is None or autocast() or (grad_enabled() and (binding._grad or _requires_grad(args))):
                     found = resolve(args)
                 return found(*args)
 
         return call
 
-    def resolve(self, args: tuple[Any, ...]) -> Call:
-        """The callable for these arguments; kept for the next call where that is safe. Never raises for what is not tuned."""
+    def _unfit(self, args: tuple[Any, ...]) -> str:
+        """Why no tactic may serve a call right now, whatever its shapes; empty where one may."""
         import torch
 
+        if torch.is_grad_enabled() and (self._grad or _requires_grad(args)):
+            return "default: gradients are on (use torch.inference_mode())"
+        return "default: autocast is on" if torch._C._is_any_autocast_enabled() else ""
+
+    def resolve(self, args: tuple[Any, ...]) -> Call:
+        """The callable for these arguments, kept for the next call where that is safe. Never raises for what is not tuned."""
         by = collector()
         if by is not None:
             return by.note(self, args)
-        if torch.is_grad_enabled() and (self._grad or _requires_grad(args)):
-            return self._counted("default: gradients are on (use torch.inference_mode())", self.default)
+        unfit = self._unfit(args)
+        if unfit:
+            return self._counted(unfit, self.default)
+        table = self.table  # what is resolved under one state must not be kept under another
+        call = self._choose(args)
+        key = _signature(args) if self._lead is None else None
+        try:
+            if key is None:
+                key = _lead_signature(args, self._lead or 0, alone=len(self.spec.dynamic) == 1)
+            if len(table) >= MAX_KEPT:
+                table.clear()
+            table[key] = call
+        except (AttributeError, TypeError):  # no tensor, or nothing that can be hashed: resolved again at each call
+            pass
+        return call
+
+    def _choose(self, args: tuple[Any, ...]) -> Call:
         try:
             description = self.spec.shape.describe((*args, *self.constants))
             problem = self.spec.shape.problem(description)
-        except (OpError, AttributeError, TypeError, IndexError) as error:
-            return self._keep(args, self._counted(f"default: {error}", self.default, once=True))
+        except (OpError, AttributeError, TypeError, IndexError, ValueError) as error:
+            return self._counted(f"default: {error}", self.default, once=True)
         if problem is None:
-            return self._keep(args, self._counted("default: no bucket for this size", self.default))
+            return self._counted("default: no bucket for this size", self.default)
         tactic = self.scope.lookup(problem.key)
         if tactic is None:
-            return self._keep(args, self._counted("default: not tuned", self.default))
+            return self._counted("default: not tuned", self.default)
         try:
             call = self.bound(tactic)
         except Exception as error:  # noqa: BLE001 - preparing runs a runner's own code; serving must go on without it
             logger.warning("%s: %s cannot be prepared, the default serves: %s", problem.key, tactic.name, error)
-            return self._keep(args, self._counted("default: preparing failed", self.default))
-        if tactic != DEFAULT and any(size != dim.size for size, dim in _sizes(description.sizes, problem)):
+            return self._counted("default: preparing failed", self.default)
+        if tactic == DEFAULT:
+            return call
+        if not all(value.is_contiguous() for value in args if hasattr(value, "is_contiguous")):
+            call = _on_contiguous(call)
+        if any(description.sizes[dim.name] != dim.size for dim in problem.dims):
             call = self._counted("bucket", call)
-        return self._keep(args, call)
+        return call
+
+    def rebind(self, constants: tuple[Any, ...]) -> None:
+        """Serve other constants from now on (weights were loaded, merged or replaced): everything prepared is made again."""
+        self.constants = constants
+        self._grad = any(getattr(value, "requires_grad", False) for value in constants)
+        self.versions = versions(constants)
+        self.prepared.clear()
+        self.forget()
 
     def bound(self, tactic: Tactic) -> Call:
         """A callable of the dynamic arguments that runs `tactic`. Raises OpError for one that the op does not offer."""
@@ -141,8 +178,8 @@ class Binding:
 
     def forget(self) -> None:
         """Drop the kept callables: what they were chosen from has changed."""
-        for table in self._tables.values():
-            table.clear()
+        self._tables = {True: {}, False: {}}  # new ones: a call that is being resolved elsewhere keeps into the old
+        self.switch()
 
     def switch(self) -> None:
         """Follow the scope's state, or the collection that has begun or ended."""
@@ -153,22 +190,6 @@ class Binding:
         self.forget()
         self.prepared.clear()
         self.scope.remove(self)
-
-    def _keep(self, args: tuple[Any, ...], call: Call) -> Call:
-        key: Any
-        if self._lead is None:
-            key = _signature(args)
-        else:
-            x = args[self._lead]
-            try:
-                key = (x.shape, x.dtype, x.is_contiguous())
-            except AttributeError:
-                return call
-        try:
-            self.table[key] = call
-        except TypeError:  # an argument that cannot be hashed: resolved again at each call
-            return call
-        return call
 
     def _counted(self, what: str, call: Call, *, once: bool = False) -> Call:
         counts = self.scope.counts
@@ -203,15 +224,34 @@ def _prepare(prepare: Call, constants: tuple[Any, ...], tactic: Tactic) -> Any:
 
 def _signature(args: tuple[Any, ...]) -> Any:
     return tuple(
-        (value.shape, value.dtype, value.is_contiguous(), value.device) if hasattr(value, "is_contiguous")
+        (value.shape, value.dtype, value.is_contiguous() or value.stride(), value.device)
+        if hasattr(value, "is_contiguous")
         else (type(value), value)
         for value in args
-    )  # fmt: skip
+    )
+
+
+def _lead_signature(args: tuple[Any, ...], lead: int, *, alone: bool = False) -> Any:
+    x = args[lead]
+    own = (x.shape, x.dtype, x.is_contiguous() or x.stride())
+    return own if alone else (own, *[value.dtype for value in args])
+
+
+def _on_contiguous(call: Call) -> Call:
+    """Tactics are checked and raced on contiguous arguments; others are copied for them."""
+
+    def contiguous(*args: Any) -> Any:
+        return call(*(value.contiguous() if hasattr(value, "is_contiguous") else value for value in args))
+
+    return contiguous
+
+
+def versions(constants: tuple[Any, ...]) -> tuple[int, ...]:
+    """The version counters of tensors: they move when a tensor is written in place (inference tensors have none)."""
+    return tuple(
+        value._version for value in constants if hasattr(value, "untyped_storage") and not value.is_inference()
+    )
 
 
 def _requires_grad(args: tuple[Any, ...]) -> bool:
     return any(getattr(value, "requires_grad", False) for value in args)
-
-
-def _sizes(sizes: Any, problem: Problem) -> list[tuple[int, Any]]:
-    return [(sizes[dim.name], dim) for dim in problem.dims]

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from tunebook.dispatch._binding import Binding
+from tunebook.dispatch._binding import Binding, versions
 from tunebook.dispatch._scope import FREE, Scope
 from tunebook.errors import OpError
 from tunebook.ops import Bucket, OpSpec, pow2
@@ -67,12 +67,15 @@ class Op(OpSpec, Generic[P, R]):
             *(id(value) if hasattr(value, "untyped_storage") else (type(value), value) for value in constants),
         )
         if key not in held:
-            held[key] = self.bind(*constants).caller()
-        call: Callable[..., Any] = held[key]
+            binding = self.bind(*constants)
+            held[key] = (binding, binding.caller())
+        binding, call = held[key]
+        if binding.versions != versions(constants):
+            binding.rebind(constants)
         return call
 
 
-class _Held(dict[Any, Callable[..., Any]]):
+class _Held(dict[Any, tuple[Binding, Callable[..., Any]]]):
     """Bindings by constants. A copy of a tensor, or a pickled one, starts without any."""
 
     def __deepcopy__(self, memo: object) -> _Held:
@@ -115,8 +118,8 @@ def op(
             lead=lead,
         )
         known = OPS.get(name)
-        if known is not None and known.function.__code__.co_filename != function.__code__.co_filename:
-            raise OpError(f"op {name!r} is declared already, in {known.function.__code__.co_filename}")
+        if known is not None and known.function.__module__ != getattr(function, "__module__", None):
+            raise OpError(f"op {name!r} is declared already, in module {known.function.__module__}")
         OPS[name] = made
         return made
 

@@ -4,8 +4,9 @@ from tunebook.engine._attach import ATTACHABLE, Attachment, attach
 from tunebook.engine._autotune import autotune
 from tunebook.engine._phases import DEFAULT_DECODE, DEFAULT_PREFILL, PhaseRequest, requests
 from tunebook.engine._report import TuneReport
-from tunebook.engine._runner import ModelRunner, set_threads
+from tunebook.engine._runner import ModelRunner
 from tunebook.engine._steps import make_step
+from tunebook.engine._threads import set_threads
 
 __all__ = [
     "ATTACHABLE",

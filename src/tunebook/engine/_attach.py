@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from tunebook.dispatch import Binding, Scope
+from tunebook.engine._forward import ExpertsForward, LinearForward
 from tunebook.errors import ModelError, UsageError
 from tunebook.kernels import ACTIVATIONS
 from tunebook.kernels import experts as experts_op
@@ -61,9 +62,10 @@ class Attachment:
 def attach(model: Any, ops: Sequence[str] = ATTACHABLE) -> Attachment:
     """Make a Transformers model's operations tunable: every ``nn.Linear``, and the experts of ``ExpertsInterface`` models.
 
-    Until something is tuned the model computes exactly what it did. Raises ModelError for experts of a form that the op
-    `experts` does not express (named, with the way to attach the rest), for a model that is attached already, and for a
-    model in which nothing can be attached; UsageError for an unknown op.
+    Until something is tuned the model computes exactly what it did. Tactics serve inference only: a model in training
+    mode, or with parameters that want gradients while gradients are on, is warned about in the log. Raises ModelError for
+    experts of a form that the op `experts` does not express (named, with the way to attach the rest), for a model that is
+    attached already, and for a model in which nothing can be attached; UsageError for an unknown op.
     """
     for name in ops:
         if name not in ATTACHABLE:
@@ -79,9 +81,26 @@ def attach(model: Any, ops: Sequence[str] = ATTACHABLE) -> Attachment:
         raise ModelError(f"{type(model).__name__} has no module for {', '.join(ops)}: nothing can be attached")
     for module, binding in found.values():
         module.__dict__[_MARK] = module.__dict__.get("forward")
-        module.forward = _forward(binding)
+        forward = LinearForward if binding.spec is linear_op else ExpertsForward
+        module.forward = forward(module, binding)
     logger.debug("attached %d modules of %s", len(found), type(model).__name__)
+    _warn_of_gradients(model)
     return Attachment(model, scope, found)
+
+
+def _warn_of_gradients(model: Any) -> None:
+    """Say so where the tuned tactics would not be seen: calls that want gradients run the default."""
+    import torch
+
+    name = type(model).__name__
+    if getattr(model, "training", False):
+        logger.warning("%s is in training mode; tactics are for inference: call model.eval() before attaching", name)
+    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters()):
+        logger.warning(
+            "parameters of %s want gradients, and calls with gradients on run the default; "
+            "tune and serve it under torch.inference_mode(), or call model.requires_grad_(False)",
+            name,
+        )
 
 
 Bind = Callable[[str, Any, Scope], Binding]
@@ -98,7 +117,7 @@ def _modules(model: Any, ops: Sequence[str]) -> Iterator[tuple[str, Any, Bind]]:
             if refusal:
                 raise ModelError(
                     f"{name} ({type(module).__name__}): {refusal}; "
-                    "attach(model, ops=('linear',)) attaches the rest of the model"
+                    "attach(model, ops=('linear',)), or tunebook tune with --op linear, tunes the rest of the model"
                 )
             yield name, module, _bind_experts
 
@@ -162,14 +181,3 @@ def _bind_experts(name: str, module: Any, scope: Scope) -> Binding:
         default=module.forward,
         default_version=f"transformers {implementation} {version('transformers')}",
     )
-
-
-def _forward(binding: Binding) -> Callable[..., Any]:
-    call = binding.caller()
-    if len(binding.spec.dynamic) == 1:
-        return call
-
-    def forward(hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> Any:
-        return call(hidden_states, top_k_index, top_k_weights)
-
-    return forward

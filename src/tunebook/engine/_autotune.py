@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from tunebook.devices import device_of
-from tunebook.dispatch import BINDINGS, FREE, OPS, Binding, Scope, collecting, tensor_bytes
+from tunebook.dispatch import BINDINGS, FREE, OPS, Scope, collecting, tensor_bytes
+from tunebook.engine._threads import set_threads
 from tunebook.envs import envs
 from tunebook.errors import UsageError
 from tunebook.ops import OpSpec
-from tunebook.plan import Choices, extra_bytes, install, make, prepare
+from tunebook.plan import Choices, Knowledge, extra_bytes, install, make, prepare
+from tunebook.records import Tactic
 from tunebook.store import Policy, ResolvedPolicy, resolve_policy
 from tunebook.tuner import Collection, Outcome, Progress, Selection, Session
 
@@ -33,7 +36,8 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
     outermost tunes when it is left; inner arguments must not differ from the outer ones. Blocks one after another are
     separate tunings with a run file each. Calls from any thread are collected while a block is open.
 
-    Raises ValueError (UsageError) for ``tune_mode=False`` with another policy and for a nested block that differs.
+    Raises ValueError (UsageError) for ``tune_mode=False`` with another policy, for a nested block that differs, and for the
+    name of an op or a runner that nothing has.
     After the block, `outcome` tells what was done and `run` names the run file.
     """
 
@@ -54,6 +58,7 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
     ) -> None:
         if budget_s is not None and not budget_s > 0:
             raise UsageError(f"budget_s={budget_s} is not a positive number of seconds")
+        envs.check()
         self.policy: ResolvedPolicy = resolve_policy(tune_mode, policy)
         self.cache = None if cache is None else str(cache)
         self.budget_s = budget_s
@@ -72,6 +77,8 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
         if outer is not None:
             self._join(outer)
             return self
+        self.selection.check(dict(OPS))
+        set_threads(None)
         device = device_of("cpu")
         self.session = Session(self.policy, cache=self.cache, device=device, selection=self.selection, seed=self._seed)
         self.session.announce()
@@ -100,7 +107,7 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
         budget = self.budget_s if self.budget_s is not None else envs.TUNEBOOK_BUDGET_S.get()
         try:
             self.outcome = self.session.tune(self.collection, budget, self._progress)
-        except KeyboardInterrupt:
+        except BaseException:  # an interruption, or a fault of the model's own: what was settled is kept
             self.session.interrupt()
             raise
         for scope in self.collection.scopes.values():
@@ -111,10 +118,11 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
 
     def _serve_cached(self) -> None:
         """REPLAY: what the cache answers serves from now on, in the block already; nothing is collected."""
-        tactics, misses = self.session.serving(default_versions())
+        found, misses = self.session.serving(default_versions())
+        tactics = {key: Tactic.parse(members[0].tactic) for key, members in found.items()}
         for scope in {id(scope): scope for scope in (FREE, *(binding.scope for binding in BINDINGS))}.values():
             scope.install(tactics)
-        self.outcome = Outcome(seen=len(tactics), cached=len(tactics), misses=misses)
+        self.outcome = Outcome(seen=len(found), cached=len(found), misses=misses, members=found)
 
     def _join(self, outer: autotune) -> None:
         mine = (self.policy.policy, self.cache, self.budget_s, self.selection)
@@ -135,22 +143,17 @@ def default_versions() -> dict[str, tuple[OpSpec, str]]:
     return found
 
 
+#: What the blocks of this process have settled, by scope: a later block adds to what an earlier one tuned.
+_KNOWN: weakref.WeakKeyDictionary[Scope, Knowledge] = weakref.WeakKeyDictionary()
+
+
 def serve(scope: Scope, outcome: Outcome, collection: Collection) -> Choices:
-    """Make a scope's plan from an outcome and install it."""
+    """Make a scope's plan from all that is known about it, and install it."""
+    known = _KNOWN.setdefault(scope, Knowledge())
+    known.learn(outcome, collection, scope)
     weights = {id(value): value for binding in scope.bindings for value in binding.constants}
     limit = extra_bytes(tensor_bytes(list(weights.values())), collection.device.free_memory())
-    choices = make(outcome, collection, scope, limit)
-    families = families_of(scope, collection)
-    install(scope, choices, families)
-    prepare(scope, choices, families)
+    choices = make(known, limit)
+    install(scope, choices, known.families)
+    prepare(scope, choices, known.families)
     return choices
-
-
-def families_of(scope: Scope, collection: Collection) -> dict[Binding, str]:
-    """The problem family of each binding of a scope that was called."""
-    return {
-        binding: family.name
-        for family in collection.families.values()
-        for binding in family.layers
-        if binding.scope is scope
-    }

@@ -14,6 +14,8 @@ DEFAULT_DECODE = (1, 4, 16)
 DEFAULT_PREFILL = (128, 512)
 #: Tokens that stand in the key-value cache when a decode step is measured.
 DECODE_CONTEXT = 32
+#: No step holds more tokens than this (a decode's context counts): more is a slip of the finger, and no memory holds it.
+MAX_TOKENS = 1 << 20
 
 #: What dummy runs read when the model has a tokenizer: routing is then the model's own on ordinary text.
 TEXT = """\
@@ -43,11 +45,24 @@ Q: What is a mixture of experts? A: A layer with many small networks, of which a
 
 @dataclass(frozen=True)
 class PhaseRequest:
-    """One step to tune and verify: `batch` sequences advanced by `tokens` each."""
+    """One step to tune and verify: `batch` sequences advanced by `tokens` each.
+
+    Raises UsageError for a size below 1, and for one of more than `MAX_TOKENS` tokens.
+    """
 
     phase: PhaseName
     batch: int
     tokens: int
+
+    def __post_init__(self) -> None:
+        if min(self.batch, self.tokens) < 1:
+            raise UsageError(f"{self} is not a size: batch sizes and lengths are at least 1")
+        length = max(self.tokens, DECODE_CONTEXT) if self.phase == "decode" else self.tokens
+        if self.batch * length > MAX_TOKENS:
+            raise UsageError(
+                f"{self} is too large: {self.batch} sequences of {length} tokens are more than the {MAX_TOKENS} tokens "
+                "that one step may hold; give a smaller size"
+            )
 
     def __str__(self) -> str:
         return f"decode {self.batch}" if self.phase == "decode" else f"prefill {self.tokens}"
@@ -56,15 +71,24 @@ class PhaseRequest:
 def requests(
     decode: Iterable[int] = DEFAULT_DECODE, prefill: Iterable[int] = DEFAULT_PREFILL
 ) -> tuple[PhaseRequest, ...]:
-    """The requested phases, ascending. Raises UsageError for a size below 1, or for none at all."""
+    """The requested phases, ascending. Raises UsageError for an impossible size, or for none at all."""
     found = {PhaseRequest("decode", size, 1) for size in decode} | {
         PhaseRequest("prefill", 1, size) for size in prefill
     }
     if not found:
         raise UsageError("no phase to tune: give at least one decode batch size or one prefill length")
-    for request in found:
-        if min(request.batch, request.tokens) < 1:
-            raise UsageError(f"{request} is not a size: batch sizes and lengths are at least 1")
+    return tuple(sorted(found, key=lambda r: (r.phase, r.batch, r.tokens)))
+
+
+def merged(wanted: Iterable[PhaseRequest], known: Iterable[str]) -> tuple[PhaseRequest, ...]:
+    """`wanted`, and the phases that a plan names (``decode 16``, ``prefill 512``); a name of another form is left out."""
+    found = set(wanted)
+    for text in known:
+        phase, _, size = text.partition(" ")
+        if size.isdigit() and int(size) > 0 and phase in ("decode", "prefill"):
+            found.add(
+                PhaseRequest("decode", int(size), 1) if phase == "decode" else PhaseRequest("prefill", 1, int(size))
+            )
     return tuple(sorted(found, key=lambda r: (r.phase, r.batch, r.tokens)))
 
 

@@ -39,6 +39,19 @@ class TuneReport:
     def tuned(self) -> bool:
         return self.outcome.tuned > 0
 
+    @property
+    def left_out(self) -> list[str]:
+        """The problems that were not measured, in this tuning or in the one that the cache comes from, the costliest first."""
+        verdicts = self.outcome.verdicts
+        keys = [key for key, verdict in verdicts.items() if verdict.note.startswith("left out")]
+        return sorted(keys, key=lambda key: -self.outcome.weights.get(key, 0.0))
+
+    @property
+    def run_problem(self) -> str | None:
+        """Why the run file is missing or incomplete, or None."""
+        problem: str | None = getattr(self.session, "run_problem", None)
+        return problem
+
     def document(self) -> dict[str, Any]:
         """The report as plain values, for ``tunebook tune --json``. Seconds are wall clock, times of a step milliseconds."""
         plan, outcome = self.plan, self.outcome
@@ -56,9 +69,10 @@ class TuneReport:
                 "cached": outcome.cached,
                 "tuned": outcome.tuned,
                 "kept_default": outcome.kept_default,
-                "rejected_tactics": len(outcome.rejected) if outcome.tuned else 0,
+                "rejected_tactics": len(outcome.rejected),
                 "left_out": outcome.left_out,
             },
+            "left_out": self.left_out,
             "seconds": {"load": self.load_seconds, **{name: self.seconds.get(name, 0.0) for name in STAGES[1:]}},
             "plan": {
                 "verified": bool(plan and plan.verified),
@@ -77,4 +91,5 @@ class TuneReport:
             "not_published": outcome.not_published,
             "cache": str(self.session.location.cache),
             "run": self.session.run_path,
+            "run_problem": self.run_problem,
         }

@@ -9,11 +9,12 @@ from typing import Any
 
 from tunebook.devices import Device, device_of
 from tunebook.dispatch import Scope
-from tunebook.engine._attach import attach
+from tunebook.engine._attach import ATTACHABLE, attach
 from tunebook.engine._generate import encode, stream
 from tunebook.engine._phases import PhaseName, PhaseRequest, requests
 from tunebook.engine._report import TuneReport, timer
 from tunebook.engine._steps import make_step
+from tunebook.engine._threads import set_threads
 from tunebook.engine._tune_model import tune_model
 from tunebook.engine._warm import staleness, start_from
 from tunebook.engine.models import LoadedModel, load
@@ -32,6 +33,7 @@ class ModelRunner:
     """Loads a model (a built-in name or a checkpoint directory), attaches it, and runs it.
 
     threads: how many threads torch uses from now on in this process; by default TUNEBOOK_THREADS, else as torch decides.
+    ops: which operations are attached; leave "experts" out for a model whose experts cannot be.
     Raises ModelError for a model that cannot be loaded or attached.
     """
 
@@ -40,13 +42,14 @@ class ModelRunner:
         model: str | LoadedModel = "smollm2-moe",
         *,
         threads: int | None = None,
+        ops: Sequence[str] = ATTACHABLE,
         device: Device | None = None,
         progress: LoadProgress | None = None,
     ) -> None:
         set_threads(threads)
         self.device = device or device_of("cpu")
         self.loaded = load(model, progress=progress) if isinstance(model, str) else model
-        self.attachment = attach(self.loaded.model)
+        self.attachment = attach(self.loaded.model, ops)
         self.plan: Plan | None = None
         self._steps: dict[PhaseRequest, Callable[[], Any]] = {}
 
@@ -100,8 +103,6 @@ class ModelRunner:
         return self._decide(self._session(cache, policy), tuple(wanted) if wanted is not None else requests())
 
     def _decide(self, session: Session, wanted: Sequence[PhaseRequest]) -> tuple[bool, str]:
-        if not envs.TUNEBOOK_AUTOTUNE.get():
-            return False, "TUNEBOOK_AUTOTUNE is off"
         if session.policy is Policy.FRESH:
             return True, "cache reuse is off: everything is tuned afresh"
         stale = staleness(self, session, wanted)
@@ -143,7 +144,7 @@ class ModelRunner:
             return report
         try:
             tune_model(self, session, total, wanted, report, progress)
-        except KeyboardInterrupt:
+        except BaseException:  # an interruption, or a fault of the model's own: what was settled is kept
             session.interrupt()
             raise
         self.plan = report.plan
@@ -174,16 +175,3 @@ class ModelRunner:
         """The model's continuation of `prompt`, streamed. Raises ModelError for a model without a tokenizer."""
         inputs = encode(self.loaded.tokenizer, prompt, self.name)
         return stream(self.loaded.model, self.loaded.tokenizer, inputs, max_new_tokens, temperature)
-
-
-def set_threads(threads: int | None) -> None:
-    """Set torch's thread count: the argument, else TUNEBOOK_THREADS, else leave it. Raises UsageError below 1."""
-    import torch
-
-    chosen = threads if threads is not None else envs.TUNEBOOK_THREADS.get()
-    if chosen is None:
-        return
-    if chosen < 1:
-        raise UsageError(f"threads={chosen} is not a thread count; it is at least 1")
-    if torch.get_num_threads() != chosen:
-        torch.set_num_threads(chosen)

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunebook.dispatch import collecting, tensor_bytes
-from tunebook.engine._autotune import families_of
-from tunebook.engine._phases import PhaseRequest
+from tunebook.engine._phases import PhaseRequest, merged
 from tunebook.engine._report import TuneReport, timer
 from tunebook.engine._warm import activate, plan_key
 from tunebook.measure import Budget
-from tunebook.plan import Step, extra_bytes, install, make, prepare, verify
+from tunebook.plan import Knowledge, Step, extra_bytes, install, make, prepare, verify
 from tunebook.records import DEFAULT, Overall, Phase, Plan
 from tunebook.tuner import Collection, Outcome, Progress, Session
 
@@ -36,7 +35,12 @@ def tune_model(
     report: TuneReport,
     progress: Progress | None,
 ) -> None:
-    """Do it all within `total`, and fill the report."""
+    """Do it all within `total`, and fill the report.
+
+    Phases that the cached plan was made for stay in it: a plan that is asked for other sizes grows.
+    """
+    former = session.plan_of(plan_key(runner))
+    wanted = merged(wanted, former.requested if former else ())
     collection = _collect(runner, wanted, report, progress)
     verify_s = min(VERIFY_SHARE * total.left(), VERIFY_STEPS * sum(report.steps.values()))
     outcome = session.tune(collection, total.left() - verify_s, progress)
@@ -86,8 +90,9 @@ def _plan(
     """Choose layouts and tactics, install them, and prepare their weights."""
     weights = tensor_bytes(list(runner.loaded.model.parameters()))
     limit = extra_bytes(weights, runner.device.free_memory() + runner.attachment.prepared_bytes)
-    choices = make(outcome, collection, runner.scope, limit)
-    families = families_of(runner.scope, collection)
+    known = Knowledge()
+    known.learn(outcome, collection, runner.scope)
+    choices, families = make(known, limit), known.families
     spent = timer(runner.device)
     runner.scope.switch(True)
     install(runner.scope, choices, families)
@@ -99,7 +104,7 @@ def _plan(
         # a problem that was met but not tuned (another op was asked for) stands as the default: a later start sees it
         tactics={key: choices.tactics.get(key, DEFAULT).name for key in sorted(outcome.weights)},
         requested=tuple(str(request) for request in wanted),
-        modules={name: families.get(binding, "") for name, binding in runner.attachment.bindings.items()},
+        modules={name: families.get(binding, ()) for name, binding in runner.attachment.bindings.items()},
         layouts=dict(sorted(choices.layouts.items())),
         bytes=held,
         left_out=outcome.left_out,

@@ -23,15 +23,11 @@ def _float_dtypes(named: Sequence[tuple[str, Tensor]]) -> tuple[str, ...]:
     return (first, *(f"{n}:{dtype_name(t.dtype)}" for n, t in named[1:] if dtype_name(t.dtype) != first))
 
 
-def _strided(name: str, value: Tensor) -> tuple[tuple[str, str], ...]:
-    return () if value.is_contiguous() else ((name, "strided"),)
-
-
 def _describe_linear(args: Sequence[Any]) -> Description:
     x, weight, bias = args
     rows, inner = math.prod(x.shape[:-1]), x.shape[-1]
     attrs = (("N", str(weight.shape[0])), ("K", str(inner)), *((("bias", "yes"),) if bias is not None else ()))
-    return Description((*attrs, *_strided("x", x)), _float_dtypes((("x", x), ("weight", weight))), {"M": rows})
+    return Description(attrs, _float_dtypes((("x", x), ("weight", weight))), {"M": rows})
 
 
 def _resample_linear(dynamic: Sequence[Any], sizes: Mapping[str, int], rng: random.Random) -> tuple[Any, ...]:
@@ -63,7 +59,6 @@ def _describe_experts(args: Sequence[Any]) -> Description:
         ("H", str(hidden)),
         ("I", str(inner)),
         *((("act", activation),) if activation != "silu" else ()),
-        *_strided("x", x),
     )
     return Description(attrs, _float_dtypes((("x", x), ("weights", gate_up), ("scores", scores))), {"M": x.shape[0]})
 

@@ -25,10 +25,6 @@ class Budget:
     def over(self) -> bool:
         return self.left() <= 0
 
-    def part(self, share: float) -> Budget:
-        """A budget of its own: this share of what is left now."""
-        return Budget(self.left() * share if math.isfinite(self.seconds) else None, self._clock)
-
 
 def allowance(left: float, weights: Sequence[float], position: int) -> float:
     """Seconds for the problem at `position`: its weight's share of what is left for it and those after it.

@@ -18,7 +18,7 @@ MAX_WARM_UP_S = 0.5
 
 @dataclass(frozen=True)
 class Calibration:
-    """`inner` calls make a sample; `seconds` is the default's time a call when steady; `steady` whether that was seen."""
+    """`inner` calls make a sample; `seconds` is the default's time a call; `steady` whether it settled while warming up."""
 
     inner: int
     seconds: float

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tunebook.measure._candidate import Candidate, Clock, sample
+from tunebook.measure._check import Finding, failure
 from tunebook.stats import Matrix, block_inflation, centred_medians, expected_loss, medians_of, slower_evidence
 
 #: An elimination shows that a tactic is more than this slower than another, as a log-ratio.
 ELIMINATION_MARGIN = math.log(1.01)
-#: The chance that a race wrongly eliminates any tactic within the margin of the best.
+#: The chance that a race wrongly eliminates a given tactic that is within the margin of every rival.
 ALPHA = 0.05
 #: All survivors lie within this of each other: nothing is left to find.
 EQUIVALENCE = math.log(1.03)
@@ -38,7 +39,7 @@ class Entry:
     candidate: Candidate
     samples: list[float] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
-    left: str = ""
+    failed: Finding | None = None
 
     @property
     def name(self) -> str:
@@ -66,12 +67,12 @@ def race(
     rng: random.Random,
     max_rounds: int = MAX_ROUNDS,
     stop: Callable[[], bool] = lambda: False,
-    on_round: Callable[[int], None] | None = None,
 ) -> RaceResult:
     """Race `candidates`; the one named `default` stays in every round.
 
     Ends when one is left, when all survivors are shown to be equal, when choosing now is expected to cost at most
-    `ACCEPTED_LOSS`, after `max_rounds`, or after the first two rounds as soon as `stop()` says so.
+    `ACCEPTED_LOSS`, after `max_rounds`, or after the first two rounds as soon as `stop()` says so. A tactic that raises
+    leaves with its `failed` finding; what the default raises is the caller's.
     """
     entries = [Entry(candidate) for candidate in candidates]
     by_default = next(entry for entry in entries if entry.name == default)
@@ -83,11 +84,17 @@ def race(
         order = list(alive if by_default in alive else [*alive, by_default])
         rng.shuffle(order)
         for entry in order:
-            entry.samples.append(sample(entry.candidate, clock, inner, offset))
+            try:
+                seconds = sample(entry.candidate, clock, inner, offset)
+            except Exception as error:
+                if entry is by_default:
+                    raise
+                entry.failed = failure(error, "in the race")  # right on one layer's input, and not on another's
+                continue
+            entry.samples.append(seconds)
             entry.rounds.append(done)
+        alive = [entry for entry in alive if entry.failed is None] or [by_default]
         done += 1
-        if on_round:
-            on_round(done)
         if done < 2:
             continue
         if len(alive) > 1:
@@ -130,7 +137,6 @@ def _eliminate(alive: list[Entry], offered: int) -> list[Entry]:
         if index != leader:
             evidence = max(_evidence(logs[index] - logs[rival]) for rival in {leader, *rivals} - {index})
             if evidence >= needed:
-                entry.left = f"slower, after {len(entry.samples)} rounds"
                 continue
         kept.append(entry)
     return kept

@@ -53,8 +53,8 @@ class Bucket:
 
     def _walk(self, largest: int) -> Iterator[int]:
         size, limit = 1, min(largest, self.max or largest)
-        if limit > _LARGEST_SCAN:
-            limit = _LARGEST_SCAN
+        if self.rounding != "up":
+            limit = min(limit, _LARGEST_SCAN)
         while size <= limit:
             bucket = self.of(size)
             if bucket is None:

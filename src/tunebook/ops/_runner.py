@@ -62,8 +62,16 @@ class Runner:
         return frozenset(self.combinations)
 
     def refusal(self, tactic: Tactic, problem: Problem) -> str | None:
-        """Why `tactic` does not fit `problem`, or None."""
-        return self.supports(problem, **tactic.kwargs) if self.supports else None
+        """Why `tactic` does not fit `problem`, or None. `supports` may also say just True or False."""
+        if self.supports is None:
+            return None
+        try:
+            said: object = self.supports(problem, **tactic.kwargs)
+        except Exception as error:  # noqa: BLE001 - a runner's own predicate; what it raises is the reason
+            return f"its `supports` failed: {type(error).__name__}: {error}"
+        if said is None or said is True:
+            return None
+        return said if isinstance(said, str) and said else "not supported"
 
     def layout_of(self, tactic: Tactic) -> str:
         """The name of the weight layout that a tactic needs; empty where the model's own weights serve."""

@@ -109,8 +109,6 @@ class Shape:
             dim = bucket.name or f"{name}.{axis}"
             if sizes.setdefault(dim, size) != size:
                 raise OpError(f"op {self.op}: dimension {dim} is {sizes[dim]} in one argument and {size} in {name}")
-        if not value.is_contiguous():
-            attrs.append((f"{name}.strides", "x".join(map(str, value.stride()))))
 
     def _rows(self, dynamic: Sequence[Any], sizes: Mapping[str, int], rng: random.Random) -> tuple[Any, ...]:
         picks: dict[str, Any] = {}

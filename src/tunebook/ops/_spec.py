@@ -83,7 +83,7 @@ class OpSpec:
         workspace:  ``workspace(*dynamic, *constants, **params)`` is the extra memory of one call, in bytes.
         supports:   ``supports(problem, **params)`` gives the reason why a tactic does not fit a problem, or None.
 
-        A second runner of the same name replaces the first if it comes from the same file, else it is an OpError.
+        A second runner of the same name replaces the first if it comes from the same module, else it is an OpError.
         """
         if name == DEFAULT.runner:
             raise OpError(f"op {self.name}: the name {name!r} belongs to the untuned implementation")
@@ -109,7 +109,7 @@ class OpSpec:
                 origin=origin.__name__ if origin else "",
             )
             known = self.runners.get(name)
-            if known is not None and known.function.__code__.co_filename != function.__code__.co_filename:
+            if known is not None and known.origin != (origin.__name__ if origin else ""):
                 raise OpError(f"op {self.name} has a runner {name!r} already, from {known.origin}; choose another name")
             self.runners[name] = runner
             return function

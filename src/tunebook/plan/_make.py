@@ -1,12 +1,13 @@
-"""Making and installing a plan: from what a session settled to the tactics and layouts that one scope is served with."""
+"""Making and installing a plan: from what sessions settled to the tactics and layouts that one scope is served with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from tunebook.dispatch import FREE, Binding, Scope
 from tunebook.plan._layouts import Choices, Usable, choose_layouts
-from tunebook.records import Problem, Tactic
+from tunebook.records import Member, Problem, Tactic, Verdict
 from tunebook.tuner import Collection, Outcome
 
 #: Prepared weights may take this share of the model's own, beside them.
@@ -20,35 +21,52 @@ def extra_bytes(model_bytes: int, free: int) -> int:
     return int(min(EXTRA_WEIGHTS * model_bytes, FREE_SHARE * free))
 
 
-def make(outcome: Outcome, collection: Collection, scope: Scope, limit: int) -> Choices:
-    """The plan of one scope from an outcome."""
-    usable: list[Usable] = []
+@dataclass
+class Knowledge:
+    """What is known about the problems of one scope: several tunings add up."""
+
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    members: dict[str, tuple[Member, ...]] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    families: dict[Binding, tuple[str, ...]] = field(default_factory=dict)
+
+    def learn(self, outcome: Outcome, collection: Collection, scope: Scope) -> None:
+        """Add what one tuning settled about the bindings of `scope`; newer verdicts replace older ones."""
+        for family in collection.families.values():
+            mine = [binding for binding in family.layers if binding.scope is scope]
+            for binding in mine:
+                self.families[binding] = tuple(dict.fromkeys((*self.families.get(binding, ()), family.name)))
+            for key, members in outcome.members.items() if mine else ():
+                if members and Problem.parse(key).family == family.name:
+                    self.verdicts[key], self.members[key] = outcome.verdicts[key], members
+                    self.weights[key] = outcome.weights.get(key, 0.0)
+
+
+def make(known: Knowledge, limit: int) -> Choices:
+    """The plan that serves what is known, with at most `limit` bytes of prepared weights."""
+    usable = [Usable(key, known.weights[key], known.verdicts[key], members) for key, members in known.members.items()]
     layers: dict[str, int] = {}
-    for family in collection.families.values():
-        mine = [binding for binding in family.layers if binding.scope is scope]
-        if not mine:
-            continue
-        layers[family.name] = len(mine)
-        for key, members in outcome.members.items():
-            if members and Problem.parse(key).family == family.name:
-                usable.append(Usable(key, outcome.weights.get(key, 0.0), outcome.verdicts[key], members))
+    for names in known.families.values():
+        for name in names:
+            layers[name] = layers.get(name, 0) + 1
     return choose_layouts(usable, layers, limit)
 
 
-def install(scope: Scope, choices: Choices, families: Mapping[Binding, str]) -> None:
+def install(scope: Scope, choices: Choices, families: Mapping[Binding, tuple[str, ...]]) -> None:
     """Serve `choices` in `scope`, and release the prepared weights that it does not need.
 
-    A binding whose problem family is not in `families` keeps no prepared weights.
+    A binding whose problem families are not in `families` keeps no prepared weights.
     """
     for binding in scope.bindings:
-        binding.prepared.keep_only(choices.layouts.get(families.get(binding, ""), ()))
+        needed = {layout for family in families.get(binding, ()) for layout in choices.layouts.get(family, ())}
+        binding.prepared.keep_only(needed)
     scope.install(choices.tactics, replace=scope is not FREE)
 
 
 def prepare(
     scope: Scope,
     choices: Choices,
-    families: Mapping[Binding, str],
+    families: Mapping[Binding, tuple[str, ...]],
     progress: Callable[[int, int, str], None] | None = None,
 ) -> int:
     """Build every layout of the plan now, before it serves. Returns the bytes that they take."""
@@ -57,8 +75,9 @@ def prepare(
         by_family.setdefault(Problem.parse(key).family, {})[tactic.name] = tactic
     bindings = scope.bindings
     for done, binding in enumerate(bindings):
-        for tactic in by_family.get(families.get(binding, ""), {}).values():
-            binding.bound(tactic)
+        for family in families.get(binding, ()):
+            for tactic in by_family.get(family, {}).values():
+                binding.bound(tactic)
         if progress:
             progress(done + 1, len(bindings), "preparing weights")
     return sum(binding.prepared.bytes for binding in bindings)

@@ -16,9 +16,7 @@ from tunebook.stats import ratio_interval
 
 #: Below six pairs no distribution-free 95 % interval of a median exists.
 MIN_ROUNDS = 6
-MAX_ROUNDS = 30
-#: A phase is settled once its interval leaves 1 by this much, as a log-ratio, on one side.
-CLEAR = math.log(1.01)
+MAX_ROUNDS = 16
 BOOTSTRAP_DRAWS = 2000
 #: Six rounds are worth this much of the whole budget.
 OVERDRAFT = 1.5
@@ -40,12 +38,6 @@ class _Pairs:
     default: list[float] = field(default_factory=list)
     tuned: list[float] = field(default_factory=list)
 
-    def settled(self) -> bool:
-        if len(self.default) < MIN_ROUNDS:
-            return False
-        interval = ratio_interval(self.default, self.tuned)
-        return len(self.default) >= MAX_ROUNDS or math.log(interval.low) > CLEAR or math.log(interval.high) < -CLEAR
-
 
 def verify(
     steps: Sequence[Step],
@@ -57,26 +49,27 @@ def verify(
 ) -> tuple[tuple[Phase, ...], Overall] | None:
     """Compare the scope's tuned plan with the default on every step.
 
-    Rounds go over the phases that are not settled; in each, default and tuned run one after the other in random order. At
-    least six rounds each are taken, up to half as much again as the budget: a comparison without an interval proves
-    nothing. None where even that is not enough for six (the machine is far busier than when the budget was planned).
-    The scope is left tuned.
+    After a warm-up of both, whose time says how many rounds fit the budget (6 to 16, settled before the first, since an
+    interval that is looked at until it pleases is none), each round runs default and tuned of every phase one after the
+    other in random order. None where the machine is so much busier than when the budget was planned that not even six
+    rounds fit half as much again. The scope is left tuned.
     """
     pairs = [_Pairs(step) for step in steps]
+    started = clock.clock()
     for pair in pairs:
         for tuned in (True, False):
             scope.switch(tuned)
             pair.step.run()
-    done = 0
-    while True:
-        minimum = any(len(pair.default) < MIN_ROUNDS for pair in pairs)
-        todo = [pair for pair in pairs if not pair.settled() and (len(pair.default) < MIN_ROUNDS or not budget.over())]
-        if not todo or (budget.over() and not minimum):
-            break
+    clock.synchronize()
+    once = max(clock.clock() - started, 1e-9)
+    rounds = MAX_ROUNDS if math.isinf(budget.seconds) else max(MIN_ROUNDS, min(MAX_ROUNDS, int(budget.left() / once)))
+    for done in range(rounds):
         if budget.spent() > OVERDRAFT * budget.seconds:
-            scope.switch(True)
-            return None
-        for pair in todo:
+            if done < MIN_ROUNDS:
+                scope.switch(True)
+                return None
+            break
+        for pair in pairs:
             order = [True, False]
             rng.shuffle(order)
             for tuned in order:
@@ -86,9 +79,8 @@ def verify(
                 pair.step.run()
                 clock.synchronize()
                 (pair.tuned if tuned else pair.default).append(clock.clock() - start)
-        done += 1
         if progress:
-            progress(min(done, MIN_ROUNDS), MIN_ROUNDS, "verifying")
+            progress(done + 1, rounds, "verifying")
     scope.switch(True)
     return tuple(_phase(pair) for pair in pairs), _overall(pairs, np.random.default_rng(rng.getrandbits(64)))
 

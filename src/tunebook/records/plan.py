@@ -60,8 +60,8 @@ class Overall(Record, frozen=True, kw_only=True):
 class Plan(Record, frozen=True, kw_only=True):
     """The tactics by problem key that one model is served with.
 
-    `requested` is what the dummy run was asked for (``decode 16``, ``prefill 512``); `modules` gives the problem family of
-    each attached module; `layouts` are the prepared weights by problem family; `bytes` is what they take beyond the
+    `requested` is what the dummy run was asked for (``decode 16``, ``prefill 512``); `modules` gives the problem families
+    of each attached module; `layouts` are the prepared weights by problem family; `bytes` is what they take beyond the
     model's own; `active` is false where the comparison found the plan slower than the default.
     """
 
@@ -69,7 +69,7 @@ class Plan(Record, frozen=True, kw_only=True):
     fingerprint: str
     tactics: dict[str, str]
     requested: tuple[str, ...] = ()
-    modules: dict[str, str] = {}
+    modules: dict[str, tuple[str, ...]] = {}
     layouts: dict[str, tuple[str, ...]] = {}
     bytes: int = 0
     verified: bool = False

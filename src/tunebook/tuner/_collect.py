@@ -122,4 +122,5 @@ class Collection:
 
 
 def _copy(value: Any) -> Any:
-    return value.detach().clone() if hasattr(value, "untyped_storage") else value
+    """A contiguous copy: what tactics are given in service too."""
+    return value.detach().clone().contiguous() if hasattr(value, "untyped_storage") else value

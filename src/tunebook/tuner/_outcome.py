@@ -20,7 +20,7 @@ class Outcome:
     weights: dict[str, float] = field(default_factory=dict)
     seen: int = 0
     cached: int = 0
-    tuned: int = 0
+    fresh: list[str] = field(default_factory=list)
     left_out: int = 0
     misses: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -37,8 +37,14 @@ class Outcome:
         return sum(tactic == DEFAULT for tactic in self.tactics.values())
 
     @property
+    def tuned(self) -> int:
+        """How many problems were measured now."""
+        return len(self.fresh)
+
+    @property
     def rejected(self) -> tuple[tuple[str, Rejected], ...]:
-        return tuple((v.problem, r) for v in self.verdicts.values() for r in v.rejected)
+        """The tactics that were rejected now, by problem."""
+        return tuple((key, rejected) for key in self.fresh for rejected in self.verdicts[key].rejected)
 
 
 def log_policy(policy: ResolvedPolicy, location: Location) -> None:

