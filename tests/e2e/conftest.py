@@ -1,10 +1,13 @@
-"""An op of two tactics that count their calls, and a look at the files that tuning it leaves."""
+"""An op of two tactics that count their calls, the files that tuning it leaves, and one tuning of a model to look at."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +103,37 @@ class Demo:
 @pytest.fixture
 def demo(clean_ops: None) -> Demo:
     return Demo()
+
+
+@pytest.fixture(scope="session")
+def first(
+    cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any], str]:
+    """One tuning that many tests look at: its cache directory, its document, and what it logged."""
+    home = tmp_path_factory.mktemp("tuned") / "home"
+    phases = ("--decode", "1", "--prefill", "2", "--budget", "4")
+    done = cli(home, "tune", "tiny-moe", *phases, "--note", "the first", "--json")
+    return home, json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture
+def tuned(first: tuple[Path, dict[str, Any], str], tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A copy of that cache directory that the test may change, and the document of the tuning, paths adapted."""
+    home, document, _ = first
+    shutil.copytree(home, tmp_path / "home")
+    moved = {key: document[key].replace(str(home), str(tmp_path / "home")) for key in ("cache", "run")}
+    return tmp_path / "home", {**document, **moved}
+
+
+@pytest.fixture
+def complaint() -> Callable[[subprocess.CompletedProcess[str]], str]:
+    """``complaint(done)``: the one line of an error, which must be all there is."""
+
+    def read(done: subprocess.CompletedProcess[str]) -> str:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("tunebook: error: ")]
+        assert len(lines) == 1, done.stderr
+        assert done.stderr.splitlines()[-1] == lines[0], "something follows the error"
+        assert done.stdout == ""
+        return lines[0]
+
+    return read

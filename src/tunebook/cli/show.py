@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunebook.cli._output import print_json, say, table
+from tunebook.cli._output import print_json, say
 from tunebook.cli._run import edge
+from tunebook.cli._tables import table
 
 if TYPE_CHECKING:
     from tunebook.records import Environment

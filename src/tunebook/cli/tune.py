@@ -117,8 +117,8 @@ def run(options: TuneOptions) -> TuneReport:
         fallback = left if left != ATTACHABLE else ()
         with (
             blaming(options.files),
-            progress_bar(quiet) as progress,
             load_model(options.model, options.threads, quiet, fallback) as runner,
+            progress_bar(quiet) as progress,
         ):
             report = runner.autotune(
                 cache=options.cache,

@@ -149,11 +149,12 @@ _KNOWN: weakref.WeakKeyDictionary[Scope, Knowledge] = weakref.WeakKeyDictionary(
 
 def serve(scope: Scope, outcome: Outcome, collection: Collection) -> Choices:
     """Make a scope's plan from all that is known about it, and install it."""
-    known = _KNOWN.setdefault(scope, Knowledge())
+    # free-standing ops may be declared anew: their scope itself keeps what earlier blocks installed
+    known = Knowledge() if scope is FREE else _KNOWN.setdefault(scope, Knowledge())
     known.learn(outcome, collection, scope)
     weights = {id(value): value for binding in scope.bindings for value in binding.constants}
     limit = extra_bytes(tensor_bytes(list(weights.values())), collection.device.free_memory())
     choices = make(known, limit)
     install(scope, choices, known.families)
-    prepare(scope, choices, known.families)
+    prepare(choices, known.families)
     return choices

@@ -63,11 +63,11 @@ class LinearForward(AttachedForward):
 
     def _note(self) -> None:
         super()._note()
-        self._weight = self._seen[0]
+        self._weight: Any = self._seen[0]
         self._version = self._versions[0] if self._versions else None
 
     def __call__(self, input: Any) -> Any:
-        weight = self._own["weight"]
+        weight: Any = self._own["weight"]
         if weight is not self._weight or (self._version is not None and weight._version != self._version):
             self._follow()
         return self._call(input)

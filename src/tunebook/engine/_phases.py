@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -81,11 +83,13 @@ def requests(
 
 
 def merged(wanted: Iterable[PhaseRequest], known: Iterable[str]) -> tuple[PhaseRequest, ...]:
-    """`wanted`, and the phases that a plan names (``decode 16``, ``prefill 512``); a name of another form is left out."""
+    """`wanted`, and the phases that a plan names (``decode 16``, ``prefill 512``); what is none is left out."""
     found = set(wanted)
     for text in known:
         phase, _, size = text.partition(" ")
-        if size.isdigit() and int(size) > 0 and phase in ("decode", "prefill"):
+        if not re.fullmatch("[0-9]{1,18}", size) or phase not in ("decode", "prefill"):
+            continue
+        with suppress(UsageError):  # a size that cannot be, in a file that somebody wrote
             found.add(
                 PhaseRequest("decode", int(size), 1) if phase == "decode" else PhaseRequest("prefill", 1, int(size))
             )

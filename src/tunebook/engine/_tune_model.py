@@ -96,7 +96,7 @@ def _plan(
     spent = timer(runner.device)
     runner.scope.switch(True)
     install(runner.scope, choices, families)
-    held = prepare(runner.scope, choices, families, progress)
+    held = prepare(choices, families, progress)
     report.seconds["prepare"] = spent()
     return Plan(
         model=runner.name,

@@ -80,7 +80,7 @@ def start_from(runner: ModelRunner, session: Session, report: TuneReport, progre
     if plan.active:
         spent = timer(runner.device)
         try:
-            prepare(runner.scope, choices, families, progress)
+            prepare(choices, families, progress)
         except Exception as error:  # noqa: BLE001 - a runner's own `prepare`: dispatch meets it again and serves the default
             logger.warning(
                 "preparing weights failed, what needs them runs the default: %s: %s", type(error).__name__, error

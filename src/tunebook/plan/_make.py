@@ -55,16 +55,15 @@ def make(known: Knowledge, limit: int) -> Choices:
 def install(scope: Scope, choices: Choices, families: Mapping[Binding, tuple[str, ...]]) -> None:
     """Serve `choices` in `scope`, and release the prepared weights that it does not need.
 
-    A binding whose problem families are not in `families` keeps no prepared weights.
+    Bindings that are not in `families` keep what they have.
     """
-    for binding in scope.bindings:
+    for binding in families:
         needed = {layout for family in families.get(binding, ()) for layout in choices.layouts.get(family, ())}
         binding.prepared.keep_only(needed)
     scope.install(choices.tactics, replace=scope is not FREE)
 
 
 def prepare(
-    scope: Scope,
     choices: Choices,
     families: Mapping[Binding, tuple[str, ...]],
     progress: Callable[[int, int, str], None] | None = None,
@@ -73,11 +72,10 @@ def prepare(
     by_family: dict[str, dict[str, Tactic]] = {}
     for key, tactic in choices.tactics.items():
         by_family.setdefault(Problem.parse(key).family, {})[tactic.name] = tactic
-    bindings = scope.bindings
-    for done, binding in enumerate(bindings):
-        for family in families.get(binding, ()):
+    for done, (binding, names) in enumerate(families.items()):
+        for family in names:
             for tactic in by_family.get(family, {}).values():
                 binding.bound(tactic)
         if progress:
-            progress(done + 1, len(bindings), "preparing weights")
-    return sum(binding.prepared.bytes for binding in bindings)
+            progress(done + 1, len(families), "preparing weights")
+    return sum(binding.prepared.bytes for binding in families)

@@ -1,0 +1,82 @@
+"""Tables: plain columns when piped, drawn on a terminal, and a short paragraph for each row where the terminal is narrow."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: A cell of up to this width is never folded, and a wider one gets at least as much room; else the table is not drawn.
+UNFOLDED = 24
+_BORDER = 3  # what a drawn column needs beside its cells
+_SEPARATOR = " · "
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under a title. Columns that begin with ``>`` are right-aligned."""
+    if not rows:
+        return
+    if not sys.stdout.isatty():
+        _plain(title, columns, rows)
+        return
+    from rich.console import Console
+
+    console = Console()
+    if sum(min(width, UNFOLDED) + _BORDER for width in _widths(columns, rows)) + 1 <= console.width:
+        _drawn(console, title, columns, rows)
+    else:
+        _paragraphs(console, title, columns, rows)
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(name.lstrip(">")), *(len(row[i]) for row in rows)) for i, name in enumerate(columns)]
+
+
+def _drawn(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    for column, width in zip(columns, _widths(columns, rows), strict=True):
+        shown.add_column(
+            column.lstrip(">"),
+            justify="right" if column.startswith(">") else "left",
+            overflow="fold",
+            min_width=min(width, UNFOLDED),
+        )
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))  # text of files is never read as markup
+    console.print(shown)
+
+
+def _paragraphs(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.text import Text
+
+    console.print(Text(f"\n{title}", style="bold"))
+    for first, *rest in rows:
+        console.print(Text(first), overflow="fold")
+        line = Text("  ")
+        for column, cell in zip(columns[1:], rest, strict=True):
+            if not cell:
+                continue
+            part = Text.assemble((column.lstrip(">") + " ", "dim"), cell)
+            if len(line) > 2 and len(line) + len(_SEPARATOR) + len(part) > console.width:
+                console.print(line, overflow="fold")
+                line = Text("  ")
+            line += Text(_SEPARATOR) + part if len(line) > 2 else part
+        if len(line) > 2:
+            console.print(line, overflow="fold")
+
+
+def _plain(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    names, widths = [column.lstrip(">") for column in columns], _widths(columns, rows)
+    print(f"\n{title}")
+    for row in [names, *rows]:
+        cells = [
+            cell.rjust(width) if column.startswith(">") else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
