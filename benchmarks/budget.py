@@ -1,8 +1,8 @@
 """The default budget against a long one: does it keep its time, and how much of the long tuning's gain does it reach?
 
 Both plans are compared on the same model object in one process: default, short plan and long plan, interleaved in random
-order over the phases. The share of the gain is (default - short) / (default - long) of the summed step times, with an
-interval by a bootstrap over rounds.
+order over the phases. The share of the gain is (default - short) / (default - long), each the sum over phases of the
+median log step time, with an interval by a bootstrap over rounds.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from tunebook.stats import ratio_interval
 PEERS = ("eager", "grouped_mm")
 GOALS = {"decode_1": 1.2, "decode_4": 1.3, "decode_16": 1.3, "prefill_512": 1.0}
 ERROR_GOAL = 1.1
+#: The phases whose logits are compared with fp32.
+JUDGED = ("decode_16", "prefill_512")
 
 
 def name_of(request: PhaseRequest) -> str:
@@ -36,10 +38,9 @@ def name_of(request: PhaseRequest) -> str:
 
 
 def switch(runner: ModelRunner, which: str) -> None:
-    """Serve the tuned plan, or a peer of Transformers."""
+    """Serve the tuned plan (on Transformers' own default implementation), or a peer of Transformers."""
     runner.scope.switch(which == "tunebook")
-    if which != "tunebook":
-        runner.loaded.model.set_experts_implementation(which)
+    runner.loaded.model.set_experts_implementation("grouped_mm" if which == "tunebook" else which)
 
 
 def measure(runner: ModelRunner, step: Callable[[], Any], rounds: int, rng: random.Random) -> dict[str, list[float]]:
@@ -57,16 +58,17 @@ def measure(runner: ModelRunner, step: Callable[[], Any], rounds: int, rng: rand
     return seconds
 
 
-def logit_errors(runner: ModelRunner, request: PhaseRequest) -> dict[str, float]:
-    """The relative error (2-norm) of each contestant's logits against the same weights and computation in fp32."""
-    reference_model = load(runner.name, dtype="float32")
-    with ModelRunner(reference_model) as exact:
-        expected = exact.step(request)().double()
-    errors = {}
-    for which in (*PEERS, "tunebook"):
-        switch(runner, which)
-        got = runner.step(request)().double()
-        errors[which] = float((got - expected).norm() / expected.norm())
+def logit_errors(runner: ModelRunner, wanted: Sequence[PhaseRequest]) -> dict[str, dict[str, float]]:
+    """The relative error (2-norm) of each contestant's logits against the same weights and computation in fp32, by phase."""
+    errors: dict[str, dict[str, float]] = {}
+    with ModelRunner(load(runner.name, dtype="float32")) as exact:
+        for request in wanted:
+            expected = exact.step(request)().double()
+            for which in (*PEERS, "tunebook"):
+                switch(runner, which)
+                got = runner.step(request)().double()
+                of_phase = errors.setdefault(name_of(request), {})
+                of_phase[which] = float((got - expected).norm() / expected.norm())
     return errors
 
 
@@ -83,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, ModelRunner(args.model, threads=args.threads) as runner:
         report = runner.autotune(cache=Path(place) / "cache.json", budget_s=args.budget, wanted=wanted)
         timed = {request: measure(runner, runner.step(request), args.rounds, rng) for request in wanted}
-        errors = {name_of(request): logit_errors(runner, request) for request in wanted if request.phase == "prefill"}
+        errors = logit_errors(runner, [request for request in wanted if name_of(request) in JUDGED])
         environment = device_of("cpu").environment()
     result = Result(
         f"End to end: {args.model}, bf16, against the better of Transformers' eager and grouped_mm",

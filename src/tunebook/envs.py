@@ -101,7 +101,8 @@ class Envs(Registry):
     TUNEBOOK_BUDGET_S = EnvFloat(
         120.0,
         above=0,
-        help="Seconds that one tuning may take. The costliest problems are tuned first; what is left out is named.",
+        help="Seconds that one tuning may take. The costliest problems are tuned first; what is left out is named in the "
+        "report, and `tunebook tune --continue` goes on with it.",
     )
     TUNEBOOK_THREADS = EnvInt(
         None,

@@ -5,7 +5,6 @@
     ├── UsageError (ValueError)    arguments that contradict each other or name nothing
     ├── OpError                    an op or a runner is declared or called wrongly
     ├── StoreError                 a file cannot be read or kept
-    │   └── WrongEnvironmentError  a file belongs to another machine or library set
     ├── ModelError                 a model cannot be loaded, attached or run
     └── UserCodeError              a file given with --with fails to import
 
@@ -34,10 +33,6 @@ class OpError(TunebookError):
 
 class StoreError(TunebookError):
     """A file cannot be read or kept; the message names the path."""
-
-
-class WrongEnvironmentError(StoreError):
-    """A file holds results of another environment; the message names the fields that differ."""
 
 
 class ModelError(TunebookError):

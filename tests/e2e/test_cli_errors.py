@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,13 +30,18 @@ Complaint = Callable[["subprocess.CompletedProcess[str]"], str]
         (("--budget", "nan"), 2, ("--budget", "nan")),
         (("--threads", "0"), 2, ("threads", "0")),
         (("--threads", "-3"), 2, ("threads", "-3")),
+        (("--threads", "1000000000000"), 2, ("threads", "1000000000000")),
+        (("--decode", "100000000000"), 2, ("decode", "100000000000", "1048576")),
+        (("--prefill", "1048577"), 2, ("prefill", "1048577", "1048576")),
+        (("--prefill", "9" * 5000), 2, ("--prefill", "999")),
+        (("--fresh", "--continue"), 2, ("--fresh", "--continue")),
         (("--with", "no/such_file.py"), 1, ("no/such_file.py", "no such file")),
         (("--op", "conv"), 2, ("'conv'", "linear")),
         (("--skip-op", "conv"), 2, ("'conv'", "linear")),
         (("--only-runner", "cutlass"), 2, ("'cutlass'", "torch")),
         (("--cache", "/"), 2, ("/", "directory")),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else str(value),
 )
 def test_a_wrong_argument_is_one_line(
     arguments: tuple[str, ...], code: int, words: tuple[str, ...], tmp_path: Path, cli_inside: Cli, complaint: Complaint
@@ -117,3 +124,63 @@ def test_generating_needs_a_tokenizer_and_a_prompt(tmp_path: Path, cli_inside: C
     assert "tokenizer" in done.stderr.splitlines()[-1]
     assert "--prompt" in cli_inside(tmp_path / "home", "generate", "tiny-moe", code=2).stderr
     assert not (tmp_path / "home").exists()
+
+
+ALLOCATOR = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4398046511104 bytes. Error code 12"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (MemoryError(), 1, ("error: out of memory", "--prefill")),
+        (RuntimeError(ALLOCATOR), 1, ("error: out of memory", "4398.05 GB", "--decode", "--prefill")),
+        (OSError(errno.ENOSPC, "No space left on device", "/full"), 1, ("error: ", "No space left on device", "/full")),
+        (KeyError("surprise"), 70, ("internal error: KeyError: 'surprise'", "TUNEBOOK_LOG_LEVEL=DEBUG", "report")),
+        (RuntimeError("one\ntwo"), 70, ("internal error: RuntimeError: one two",)),
+    ],
+    ids=repr,
+)
+def test_what_nobody_expected_is_one_line_and_with_debug_a_traceback(
+    error: Exception,
+    code: int,
+    words: tuple[str, ...],
+    tmp_path: Path,
+    cli_inside: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("tunebook.cli.tune.run", fail)
+    done = cli_inside(tmp_path, *TUNE, code=code)
+    (line,) = done.stderr.splitlines()
+    assert all(word in line for word in words), line
+    assert done.stdout == ""
+    done = cli_inside(tmp_path, *TUNE, code=code, TUNEBOOK_LOG_LEVEL="DEBUG")
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.splitlines()[-1] == line
+
+
+def test_an_error_that_a_file_of_kernels_causes_while_the_model_runs_names_its_line(
+    tmp_path: Path, cli: Cli, complaint: Complaint
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("""
+import transformers
+
+def forward(self, *arguments, **named):
+    raise ValueError("gave\\nup")
+
+transformers.MixtralForCausalLM.forward = forward
+""")
+    line = complaint(cli(tmp_path / "home", *TUNE, "--with", path, code=1, TUNEBOOK_LOG_LEVEL="ERROR"))
+    assert f"{path}:5: ValueError: gave up" in line
+
+
+@pytest.mark.parametrize("command", ["show", "doctor", "generate"])
+def test_an_absurd_thread_count_is_refused_by_each_command(
+    command: str, tmp_path: Path, cli_inside: Cli, complaint: Complaint
+) -> None:
+    model = ("tiny-moe", "--prompt", "hello") if command == "generate" else ()
+    line = complaint(cli_inside(tmp_path, command, *model, "--threads", "1000000000000", code=2))
+    assert "threads=1000000000000" in line

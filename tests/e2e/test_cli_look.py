@@ -160,3 +160,43 @@ finally:
 
 def test_version(tmp_path: Path, cli_inside: Cli) -> None:
     assert cli_inside(tmp_path, "--version").stdout == f"tunebook {tunebook.__version__}\n"
+
+
+def test_show_finds_the_cache_of_a_thread_count(
+    tuned: tuple[Path, dict[str, Any]], cli_inside: Cli, complaint: Complaint
+) -> None:
+    home, document = tuned
+    two = {"TUNEBOOK_THREADS": "2"}
+    line = complaint(cli_inside(home, "show", code=1, **two))
+    assert "no cache yet" in line
+    assert "`tunebook tune` makes one" in line
+    assert f"there is {document['cache']} (threads: 1 ≠ 2, show it with --threads 1)" in line
+    shown = json.loads(cli_inside(home, "show", "--threads", "1", "--json", **two).stdout)
+    assert shown["path"] == document["cache"]
+    assert json.loads(cli_inside(home, "doctor", "--threads", "1", "--json", **two).stdout)["cache"]["exists"] is True
+    assert json.loads(cli_inside(home, "doctor", "--json", **two).stdout)["cache"]["exists"] is False
+
+
+def test_show_without_any_cache_says_how_to_make_one(tmp_path: Path, cli_inside: Cli, complaint: Complaint) -> None:
+    line = complaint(cli_inside(tmp_path / "home", "show", code=1))
+    assert str(tmp_path / "home") in line
+    assert line.endswith("`tunebook tune` makes one")
+    assert not (tmp_path / "home").exists()
+
+
+def test_show_names_only_a_few_of_many_other_caches(
+    tuned: tuple[Path, dict[str, Any]], cli_inside: Cli, complaint: Complaint
+) -> None:
+    home, document = tuned
+    content = json.loads(Path(document["cache"]).read_text())
+    for number in range(6):
+        content["environment"]["hard"]["device"] = f"cpu {number}"
+        other = home / "autotune" / f"{number:016}" / "winners.json"
+        other.parent.mkdir()
+        other.write_text(json.dumps(content))
+    (home / "autotune" / "broken").mkdir()
+    (home / "autotune" / "broken" / "winners.json").write_text("no cache")
+    line = complaint(cli_inside(home, "show", "--threads", "2", code=1))
+    assert line.count("there is ") == 4
+    assert "device: cpu 0 ≠ " in line
+    assert line.endswith("and 3 more")

@@ -1,10 +1,11 @@
-"""A terminal of any width, Ctrl-C, and a document that nothing spoils."""
+"""A terminal of any width, and Ctrl-C."""
 
 from __future__ import annotations
 
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -12,41 +13,75 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tunebook.store import read_run
 
-PHASES = ("--decode", "1", "--prefill", "2")
-TUNE = ("tune", "tiny-moe", *PHASES, "--budget", "4")
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def test_a_terminal_gets_a_table_with_lines_and_colours(
-    tmp_path: Path, cli_environment: Callable[..., dict[str, str]]
-) -> None:
-    environment = cli_environment(tmp_path, TERM="xterm-256color", COLUMNS="160")
-    environment.pop("NO_COLOR", None)
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tunebook", "env"], env=environment, stdin=theirs, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    text = b""
-    while select.select([ours], [], [], 60)[0]:
-        try:
-            part = os.read(ours, 4096)
-        except OSError:  # how Linux tells that the other end is closed
-            break
-        if not part:
-            break
-        text += part
-    os.close(ours)
-    assert process.wait(60) == 0
-    shown = text.decode()
+Terminal = Callable[..., str]
+
+
+@pytest.fixture
+def terminal(cli_environment: Callable[..., dict[str, str]]) -> Terminal:
+    """``terminal(home, columns, *arguments)``: what `tunebook` writes on a terminal of that width."""
+
+    def run(home: Path, columns: int, *arguments: object) -> str:
+        environment = cli_environment(home, TERM="xterm-256color", COLUMNS=str(columns))
+        environment.pop("NO_COLOR", None)
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tunebook", *map(str, arguments)],
+            env=environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        text = b""
+        while select.select([ours], [], [], 60)[0]:
+            try:
+                part = os.read(ours, 4096)
+            except OSError:  # how Linux tells that the other end is closed
+                break
+            if not part:
+                break
+            text += part
+        os.close(ours)
+        assert process.wait(60) == 0, text.decode()
+        return text.decode()
+
+    return run
+
+
+def plain(text: str) -> list[str]:
+    """The lines without colours."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "").splitlines()
+
+
+def test_a_terminal_gets_a_table_with_lines_and_colours(tmp_path: Path, terminal: Terminal) -> None:
+    shown = terminal(tmp_path, 160, "env")
     assert "\x1b[" in shown
     assert "┃" in shown
     assert "TUNEBOOK_AUTOTUNE_CACHE" in shown
+
+
+def test_a_narrow_terminal_gets_paragraphs_in_which_nothing_is_torn(
+    tuned: tuple[Path, dict[str, Any]], terminal: Terminal
+) -> None:
+    home, document = tuned
+    lines = plain(terminal(home, 60, "show", document["run"]))
+    verdicts = lines[lines.index("Verdicts") : next(i for i, line in enumerate(lines) if line.startswith("plan for"))]
+    assert max(map(len, verdicts)) <= 60
+    assert not any("┃" in line or "│" in line for line in verdicts)
+    for key, verdict in read_run(document["run"]).verdicts.items():
+        at = verdicts.index(key)
+        facts = " · ".join(line.strip() for line in verdicts[at + 1 : at + 4])
+        assert f"winner {verdict.winner}" in facts
+        assert f"status {verdict.status}" in facts
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from tunebook.engine.models import random_model, tiny_config
 from tunebook.store import read_run
 
 PHASES = ("--decode", "1", "--prefill", "2")
 TUNE = ("tune", "tiny-moe", *PHASES, "--budget", "4")
 RUN_NAME = re.compile(r"winners\.\d{8}_\d{6}(-\d+)?\.jsonl")
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+Complaint = Callable[["subprocess.CompletedProcess[str]"], str]
 
 
 def files(home: Path) -> dict[str, tuple[bytes, int]]:
@@ -54,6 +56,8 @@ def test_the_document_of_a_tuning(first: tuple[Path, dict[str, Any], str]) -> No
         assert 0 < overall["speedup_low"] <= overall["speedup"] <= overall["speedup_high"]
         product = document["phases"][0]["speedup"] * document["phases"][1]["speedup"]
         assert overall["speedup"] == pytest.approx(product**0.5, rel=0.2)
+    assert len(document["left_out"]) == problems["left_out"]
+    assert document["run_problem"] is None
     assert document["published"] is True
     cache, run = Path(document["cache"]), Path(document["run"])
     assert cache == home / "autotune" / document["environment"]["digest"] / "winners.json"
@@ -149,3 +153,85 @@ def test_a_cache_of_another_machine_is_left_alone_and_the_result_is_in_the_run_f
     assert any("isa" in miss and str(cache) in miss for miss in result["misses"])
     assert Path(result["run"]).parent == tmp_path / "runs"
     assert read_run(result["run"]).verdicts
+
+
+def test_what_is_left_out_is_named_and_continue_goes_on_with_it(tmp_path: Path, cli_inside: Cli) -> None:
+    tune, narrow = ("tune", "tiny-moe", *PHASES), ("--op", "experts", "--only-runner", "torch")
+    document = json.loads(cli_inside(tmp_path, *tune, *narrow, "--budget", "0.001", "--json").stdout)
+    left = document["left_out"]
+    assert document["problems"]["left_out"] == len(left) == len(set(left)) > 0
+    assert all(key.startswith("experts|") and document["plan"]["tactics"][key] == "default" for key in left)
+    warm = cli_inside(tmp_path, *tune, *narrow).stdout
+    (line,) = (line for line in warm.splitlines() if line.startswith("left out: "))
+    assert any(key in line for key in left), "a later start still says so"
+    assert "`tunebook tune --continue`" in line
+    done = json.loads(cli_inside(tmp_path, *tune, *narrow, "--budget", "20", "--continue", "--json").stdout)
+    assert set(left) - set(done["left_out"])
+    assert done["problems"]["tuned"] == len(left)
+
+
+def test_many_that_are_left_out_are_named_in_part(tmp_path: Path, cli_inside: Cli) -> None:
+    text = cli_inside(tmp_path, "tune", "tiny-moe", "--decode", "16", "--prefill", "", "--budget", "0.001").stdout
+    (line,) = (line for line in text.splitlines() if line.startswith("left out: "))
+    assert re.search(r"left out: [^ ]+, [^ ]+, [^ ]+ and \d+ more; ", line)
+
+
+@pytest.mark.parametrize(("how", "code"), [("--fresh", 3), ("--note=x", 0)])
+def test_a_run_file_that_cannot_be_made_is_told_of(how: str, code: int, tmp_path: Path, cli_inside: Cli) -> None:
+    (tmp_path / "runs").write_text("in the way")
+    cache = tmp_path / "mine.json"
+    tune = ("tune", "tiny-moe", *PHASES, "--budget", "2", "--op", "experts", "--only-runner", "torch", "--cache", cache)
+    document = json.loads(cli_inside(tmp_path / "home", *tune, how, "--json", code=code).stdout)
+    assert document["run"] is None
+    assert str(tmp_path / "runs") in document["run_problem"]
+    assert cache.exists() is document["published"] is (code == 0)
+    cache.unlink(missing_ok=True)
+    text = cli_inside(tmp_path / "home", *tune, how, code=code).stdout
+    assert re.search(r"^run: +none, see below$", text, re.MULTILINE)
+    assert f"problem: {document['run_problem']}" in text
+
+
+def test_a_model_whose_experts_are_refused_is_tuned_without_them(
+    tmp_path: Path, cli_inside: Cli, complaint: Complaint
+) -> None:
+    model = random_model(tiny_config("gpt_oss"), "float32")
+    model.save_pretrained(tmp_path / "model")
+    tune = ("tune", tmp_path / "model", *PHASES, "--budget", "2")
+    line = complaint(cli_inside(tmp_path / "home", *tune, code=1, TUNEBOOK_LOG_LEVEL="ERROR"))
+    assert "experts" in line
+    assert "--op linear" in line
+    for narrow in (("--op", "linear"), ("--skip-op", "experts")):
+        document = json.loads(cli_inside(tmp_path / "home", *tune, *narrow, "--json").stdout)
+        assert document["problems"]["seen"] > 0
+        assert all(key.startswith("linear|") for key in document["plan"]["tactics"])
+    assert document["problems"]["tuned"] == 0, "both ways to say it are the same plan"
+    wrong = cli_inside(
+        tmp_path / "home", *tune, "--op", "linear", "--skip-op", "conv", code=2, TUNEBOOK_LOG_LEVEL="ERROR"
+    )
+    assert "'conv'" in complaint(wrong)
+
+
+def test_nothing_that_kernels_print_spoils_the_document(tmp_path: Path, cli: Cli) -> None:
+    path = tmp_path / "noisy.py"
+    path.write_text("""
+import ctypes
+import os
+import torch
+import tunebook as tb
+
+libc = ctypes.CDLL(None)
+print("from Python")
+libc.printf(b"from C, buffered\\n")
+os.write(1, b"from the descriptor\\n")
+os.system("echo from a child")
+
+@tb.kernels.linear.runner("noisy")
+def noisy(x, weight, bias):
+    print("from the kernel")
+    libc.puts(b"from C in the kernel")
+    return torch.nn.functional.linear(x, weight, bias)
+""")
+    done = cli(tmp_path / "home", *TUNE, "--with", path, "--only-runner", "noisy", "--json")
+    assert json.loads(done.stdout)["problems"]["tuned"] > 0
+    for words in ("Python", "C, buffered", "the descriptor", "a child", "the kernel", "C in the kernel"):
+        assert f"from {words}\n" in done.stderr

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+import torch
 
 from tunebook.engine import ModelRunner, PhaseRequest, requests
 from tunebook.engine._phases import DECODE_CONTEXT, MAX_TOKENS, merged
-from tunebook.engine.models import LoadedModel
 from tunebook.errors import UsageError
 
 
@@ -33,12 +36,19 @@ def test_the_largest_sizes_are_stated_and_kept() -> None:
         PhaseRequest("prefill", 2**11, 2**10)
 
 
-def test_a_dummy_run_of_an_absurd_size_is_refused(tiny_model: object) -> None:
-    loaded: LoadedModel = tiny_model()  # type: ignore[operator]
-    with ModelRunner(loaded, threads=1) as runner, pytest.raises(UsageError, match=str(MAX_TOKENS)):
+def test_a_dummy_run_of_an_absurd_size_is_refused(tiny_model: Callable[..., Any]) -> None:
+    with ModelRunner(tiny_model(), threads=1) as runner, pytest.raises(UsageError, match=str(MAX_TOKENS)):
         runner.dummy_run("decode", 10**9)
 
 
 def test_phases_of_a_file_count_only_where_they_can_be() -> None:
     known = ("decode 4", "prefill 64", "decode 99999999999", "decode 0", "prefill ²", "sing 3", "decode", "")
     assert [str(r) for r in merged(requests((1,), ()), known)] == ["decode 1", "decode 4", "prefill 64"]
+
+
+def test_a_decode_step_repeats_where_a_sliding_window_is_full(tiny_model: Callable[..., Any]) -> None:
+    with ModelRunner(tiny_model("gpt_oss"), threads=1, ops=("linear",)) as runner:
+        assert runner.loaded.model.config.sliding_window < DECODE_CONTEXT, "this test would prove nothing"
+        first = runner.dummy_run("decode", 2).clone()
+        for _ in range(3):
+            assert torch.equal(runner.dummy_run("decode", 2), first)

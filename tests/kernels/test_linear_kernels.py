@@ -20,7 +20,6 @@ def _packed(hint: int) -> Kernel:
 
 
 KERNELS: dict[str, Kernel] = {
-    "plain": _torch.plain,
     "columns": _torch.columns,
     "transposed": lambda x, weight, bias: _torch.transposed(x, _torch.transpose(weight, bias)),
     **({f"onednn-{hint}": _packed(hint) for hint in (1, 16, 64)} if _onednn.available(torch.bfloat16) is None else {}),

@@ -155,7 +155,7 @@ def test_an_empty_output_and_rows_of_zeros_pass() -> None:
 
 class Pair(NamedTuple):
     out: torch.Tensor
-    count: int
+    number: int
 
 
 @pytest.mark.parametrize(

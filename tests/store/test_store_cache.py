@@ -45,7 +45,7 @@ def document(environment: Environment, make_verdict: Callable[..., Verdict], mak
         verdicts={verdict.problem: verdict for verdict in verdicts},
         plans={"f00d": make_plan()},
     )
-    return json.loads(msgspec.json.encode(whole))  # type: ignore[no-any-return]
+    return json.loads(msgspec.json.encode(whole))
 
 
 def read(path: Path, content: Json | bytes | str, environment: Environment) -> CacheContents:

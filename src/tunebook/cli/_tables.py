@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 #: A cell of up to this width is never folded, and a wider one gets at least as much room; else the table is not drawn.
 UNFOLDED = 24
 _BORDER = 3  # what a drawn column needs beside its cells
 _SEPARATOR = " · "
+_INDENT = 2
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -58,17 +60,24 @@ def _paragraphs(console: Console, title: str, columns: Sequence[str], rows: Sequ
     console.print(Text(f"\n{title}", style="bold"))
     for first, *rest in rows:
         console.print(Text(first), overflow="fold")
-        line = Text("  ")
+        line = Text()
         for column, cell in zip(columns[1:], rest, strict=True):
             if not cell:
                 continue
             part = Text.assemble((column.lstrip(">") + " ", "dim"), cell)
-            if len(line) > 2 and len(line) + len(_SEPARATOR) + len(part) > console.width:
-                console.print(line, overflow="fold")
-                line = Text("  ")
-            line += Text(_SEPARATOR) + part if len(line) > 2 else part
-        if len(line) > 2:
-            console.print(line, overflow="fold")
+            if line and len(line) + len(_SEPARATOR) + len(part) > console.width - _INDENT:
+                _indented(console, line)
+                line = Text()
+            line = line + Text(_SEPARATOR) + part if line else part
+        if line:
+            _indented(console, line)
+
+
+def _indented(console: Console, line: Text) -> None:
+    from rich.padding import Padding
+
+    line.overflow = "fold"
+    console.print(Padding(line, (0, 0, 0, _INDENT)))
 
 
 def _plain(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -141,6 +141,8 @@ class ModelRunner:
             start_from(self, session, report, progress)
             report.seconds["start"] = spent() - report.seconds["prepare"]
             self.plan = report.plan
+            session.outcome = report.outcome
+            session.finish()
             return report
         try:
             tune_model(self, session, total, wanted, report, progress)

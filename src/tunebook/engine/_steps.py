@@ -31,6 +31,8 @@ def make_step(model: Any, tokenizer: Any, device: Device, request: PhaseRequest)
     with uncollected(), torch.inference_mode(), device.stream():
         filled = model(input_ids=context, use_cache=True, logits_to_keep=1)
     cache = filled.past_key_values
+    if hasattr(cache, "activate_past_recording"):  # else a sliding window that is full cannot be put back
+        cache.activate_past_recording()
 
     def decode() -> Any:
         with torch.inference_mode(), device.stream():

@@ -33,7 +33,6 @@ class Header(Record, frozen=True, kw_only=True, tag="header", omit_defaults=Fals
     version: str
     model: str = ""
     command: tuple[str, ...] = ()
-    settings: dict[str, str] = {}
     note: str = ""
     schema: int = SCHEMA
 

@@ -114,7 +114,3 @@ class Verdict(Record, frozen=True, kw_only=True):
             raise ValueError(f"{self.problem}: the winner's runner {runner} is not among the offered ones")
         check_seconds(self.problem, self.seconds)
         check_seconds(self.problem, self.measured)
-
-    @property
-    def keeps_default(self) -> bool:
-        return self.winner == "default"

@@ -256,22 +256,26 @@ class Session:
 
     def finish(self) -> None:
         """Write the run file's last line, and log how it went."""
-        if self._writer is None:
-            return
         seconds = self.device.clock() - self._started
-        self._writer.finish(
-            Footer(
-                finished=self._now().isoformat(timespec="seconds"),
-                seconds=seconds,
-                problems=self._settled,
-                left_out=self._left_out,
-                published=self._published,
+        if self._writer is not None:
+            self._writer.finish(
+                Footer(
+                    finished=self._now().isoformat(timespec="seconds"),
+                    seconds=seconds,
+                    problems=self._settled,
+                    left_out=self._left_out,
+                    published=self._published,
+                )
             )
-        )
         logger.info(
-            "autotune completed: %d problems tuned in %.1f s, run file %s", self._settled, seconds, self.run_path
+            "autotune completed: %d problems tuned in %.1f s, %d from the cache, %d left out, run file %s",
+            self._settled,
+            seconds,
+            self.outcome.cached,
+            self._left_out,
+            self.run_path or "none",
         )
-        if self.policy is Policy.FRESH:
+        if self.policy is Policy.FRESH and self._writer is not None:
             logger.warning(
                 "cache reuse is off: this tuning cost %.1f s and every start will cost as much again; "
                 "unset the variable (or drop --fresh) to reuse the cache",

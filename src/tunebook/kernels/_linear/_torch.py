@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -19,11 +18,6 @@ class TransposedLinear:
 
     weight: Tensor
     bias: Tensor | None
-
-
-def plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """PyTorch's own linear function."""
-    return F.linear(x, weight, bias)
 
 
 def columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -57,7 +51,7 @@ def transposed(x: Tensor, prepared: TransposedLinear) -> Tensor:
 
 
 def workspace(x: Tensor, weight: Tensor, bias: Tensor | None) -> int:
-    """Bytes of extra memory that one call of `plain` or `transposed` needs: the output, and a copy of a strided x."""
+    """Bytes of extra memory that one call of `transposed` needs: the output, and a copy of a strided x."""
     rows = x.numel() // max(1, x.shape[-1])
     return (rows * weight.shape[0] + (0 if x.is_contiguous() else x.numel())) * x.element_size()
 
