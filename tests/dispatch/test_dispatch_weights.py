@@ -145,14 +145,13 @@ def test_weights_that_are_written_in_place_are_prepared_again(
     assert len(prepared) == 2
 
 
-def test_a_copy_of_a_weight_has_bindings_of_its_own(declare_weighted: Any) -> None:
+@pytest.mark.parametrize("parameter", [True, False])
+def test_a_copy_of_a_weight_has_bindings_of_its_own(declare_weighted: Any, parameter: bool) -> None:
     weighted, prepared = declare_weighted()
     FREE.install({KEY.format(4): FAST})
-    w = torch.nn.Parameter(torch.eye(3), requires_grad=False)
+    w = torch.nn.Parameter(torch.eye(3), requires_grad=False) if parameter else torch.eye(3)
     weighted(rows(4), w)
-    module = torch.nn.Module()
-    module.w = w
-    twin: torch.Tensor = copy.deepcopy(module).get_parameter("w")
+    twin = copy.deepcopy(w)
     twin.mul_(3)
     assert torch.equal(weighted(rows(4), twin), rows(4) * 3 + 100)
     assert torch.equal(weighted(rows(4), w), rows(4) + 100)

@@ -14,7 +14,7 @@ def device_of(name: Any = "cpu") -> Device:
     kind, _, index = str(name).partition(":")
     if kind == "cpu":
         return CpuDevice()
-    if kind == "cuda":
+    if kind == "cuda" and (index or "0").isdecimal():
         return CudaDevice(int(index or 0))
     raise UsageError(f"device {name!s} is neither cpu nor cuda; tunebook measures on these two")
 

@@ -4,7 +4,7 @@ from tunebook.dispatch._binding import Binding, versions
 from tunebook.dispatch._collecting import BINDINGS, Collector, collecting, collector, uncollected
 from tunebook.dispatch._op import OPS, Op, op
 from tunebook.dispatch._prepared import Prepared, tensor_bytes
-from tunebook.dispatch._scope import FREE, Scope
+from tunebook.dispatch._scope import FREE, Scope, snapshot
 
 __all__ = [
     "BINDINGS",
@@ -18,6 +18,7 @@ __all__ = [
     "collecting",
     "collector",
     "op",
+    "snapshot",
     "tensor_bytes",
     "uncollected",
     "versions",

@@ -50,7 +50,6 @@ class Binding:
         self.default_version = default_version
         self.prepared = Prepared()
         self.versions = versions(constants)
-        self._grad = any(getattr(value, "requires_grad", False) for value in constants)
         self._tables: dict[bool, dict[Any, Call]] = {True: {}, False: {}}
         self.table: dict[Any, Call] = {}
         self._lead = spec.dynamic.index(spec.lead) if spec.lead else 0 if len(spec.dynamic) == 1 else None
@@ -74,7 +73,7 @@ class Binding:
                     found = binding.table.get(signature(args))
                 except TypeError:  # an argument that cannot be hashed
                     found = None
-                if found is None or autocast() or (grad_enabled() and (binding._grad or _requires_grad(args))):
+                if found is None or autocast() or (grad_enabled() and (_requires_grad(args) or binding.wants_grad())):
                     found = resolve(args)
                 return found(*args)
 
@@ -82,10 +81,10 @@ class Binding:
 
             def call(x: Any) -> Any:  # type: ignore[misc]  # the signatures differ on purpose: this one is the fast one
                 try:
-                    found = binding.table.get((x.shape, x.dtype, x.is_contiguous() or x.stride()))
+                    found = binding.table.get((x.shape, x.dtype, x.is_contiguous() or x.stride(), x.device))
                 except AttributeError:
                     found = None
-                if found is None or autocast() or (grad_enabled() and (binding._grad or x.requires_grad)):
+                if found is None or autocast() or (grad_enabled() and (x.requires_grad or binding.wants_grad())):
                     found = resolve((x,))
                 return found(x)
 
@@ -96,17 +95,21 @@ class Binding:
                     found = binding.table.get(_lead_signature(args, lead))
                 except AttributeError:
                     found = None
-                if found is None or autocast() or (grad_enabled() and (binding._grad or _requires_grad(args))):
+                if found is None or autocast() or (grad_enabled() and (_requires_grad(args) or binding.wants_grad())):
                     found = resolve(args)
                 return found(*args)
 
         return call
 
+    def wants_grad(self) -> bool:
+        """Whether a constant asks for a gradient: no tactic gives one."""
+        return _requires_grad(self.constants)
+
     def _unfit(self, args: tuple[Any, ...]) -> str:
         """Why no tactic may serve a call right now, whatever its shapes; empty where one may."""
         import torch
 
-        if torch.is_grad_enabled() and (self._grad or _requires_grad(args)):
+        if torch.is_grad_enabled() and (_requires_grad(args) or self.wants_grad()):
             return "default: gradients are on (use torch.inference_mode())"
         return "default: autocast is on" if torch._C._is_any_autocast_enabled() else ""
 
@@ -119,7 +122,7 @@ class Binding:
         if unfit:
             return self._counted(unfit, self.default)
         table = self.table  # what is resolved under one state must not be kept under another
-        call = self._choose(args)
+        call = self._choose(args, tuned=table is self._tables[True])
         key = _signature(args) if self._lead is None else None
         try:
             if key is None:
@@ -131,7 +134,11 @@ class Binding:
             pass
         return call
 
-    def _choose(self, args: tuple[Any, ...]) -> Call:
+    def _choose(self, args: tuple[Any, ...], tuned: bool) -> Call:
+        if not tuned:
+            return self.default
+        if any(value.device.type != self.scope.device for value in args if hasattr(value, "device")):
+            return self._counted("default: not tuned on this device", self.default)
         try:
             description = self.spec.shape.describe((*args, *self.constants))
             problem = self.spec.shape.problem(description)
@@ -158,7 +165,6 @@ class Binding:
     def rebind(self, constants: tuple[Any, ...]) -> None:
         """Serve other constants from now on (weights were loaded, merged or replaced): everything prepared is made again."""
         self.constants = constants
-        self._grad = any(getattr(value, "requires_grad", False) for value in constants)
         self.versions = versions(constants)
         self.prepared.clear()
         self.forget()
@@ -233,8 +239,8 @@ def _signature(args: tuple[Any, ...]) -> Any:
 
 def _lead_signature(args: tuple[Any, ...], lead: int, *, alone: bool = False) -> Any:
     x = args[lead]
-    own = (x.shape, x.dtype, x.is_contiguous() or x.stride())
-    return own if alone else (own, *[value.dtype for value in args])
+    own = (x.shape, x.dtype, x.is_contiguous() or x.stride(), x.device)
+    return own if alone else (own, *[getattr(value, "dtype", None) for value in args])
 
 
 def _on_contiguous(call: Call) -> Call:
@@ -246,10 +252,12 @@ def _on_contiguous(call: Call) -> Call:
     return contiguous
 
 
-def versions(constants: tuple[Any, ...]) -> tuple[int, ...]:
-    """The version counters of tensors: they move when a tensor is written in place (inference tensors have none)."""
+def versions(constants: tuple[Any, ...]) -> tuple[tuple[int, int], ...]:
+    """Of each tensor the version counter, which moves when it is written in place (0 for inference tensors), and its place."""
     return tuple(
-        value._version for value in constants if hasattr(value, "untyped_storage") and not value.is_inference()
+        (0 if value.is_inference() else value._version, value.data_ptr())
+        for value in constants
+        if hasattr(value, "untyped_storage")
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tunebook.dispatch._scope import snapshot
 from tunebook.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,5 +62,5 @@ def uncollected() -> Iterator[None]:
 
 
 def _switch_all() -> None:
-    for binding in tuple(BINDINGS):
+    for binding in snapshot(BINDINGS):
         binding.switch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -61,12 +62,17 @@ class Op(OpSpec, Generic[P, R]):
     def _bound_to(self, constants: tuple[Any, ...]) -> Callable[..., Any]:
         """The binding of these constants, kept on the first tensor among them so that it goes when the tensor goes."""
         host = next((value for value in constants if hasattr(value, "untyped_storage")), None)
-        held = self._unhosted if host is None else host.__dict__.setdefault("_tunebook_bindings", _Held())
+        held = self._unhosted if host is None else _held_by(host)
         key = (
             self.name,
             *(id(value) if hasattr(value, "untyped_storage") else (type(value), value) for value in constants),
         )
-        if key not in held:
+        try:
+            known = key in held
+        except TypeError:  # a constant that cannot be hashed tells no key
+            FREE.counts["default: a constant cannot be hashed"] += 1
+            return lambda *dynamic: self.function(*dynamic, *constants)
+        if not known:
             binding = self.bind(*constants)
             held[key] = (binding, binding.caller())
         binding, call = held[key]
@@ -75,14 +81,22 @@ class Op(OpSpec, Generic[P, R]):
         return call
 
 
+def _held_by(host: Any) -> _Held:
+    """The bindings kept on a tensor. One that was loaded from a file carries an empty stand-in."""
+    held = host.__dict__.get("_tunebook_bindings")
+    if not isinstance(held, _Held):
+        held = host.__dict__["_tunebook_bindings"] = _Held()
+    return held
+
+
 class _Held(dict[Any, tuple[Binding, Callable[..., Any]]]):
     """Bindings by constants. A copy of a tensor, or a pickled one, starts without any."""
 
     def __deepcopy__(self, memo: object) -> _Held:
         return _Held()
 
-    def __reduce__(self) -> tuple[type[_Held], tuple[()]]:
-        return (_Held, ())
+    def __reduce__(self) -> tuple[type[OrderedDict[Any, Any]], tuple[()]]:
+        return (OrderedDict, ())  # a type that torch.load accepts in a file of weights
 
 
 def op(

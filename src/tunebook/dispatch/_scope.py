@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
-from tunebook.records import DEFAULT, Tactic
+from tunebook.records import Tactic
 
 if TYPE_CHECKING:
     from tunebook.dispatch._binding import Binding
@@ -22,8 +22,9 @@ class Scope:
     another size), and "default: <why>".
     """
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str = "", device: str = "cpu") -> None:
         self.name = name
+        self.device = device  #: the kind of device that its tactics were tuned on
         self.counts: Counter[str] = Counter()
         self.lock = threading.RLock()
         self._tactics: dict[str, Tactic] = {}
@@ -41,7 +42,7 @@ class Scope:
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
-        return tuple(self._bindings)
+        return snapshot(self._bindings)
 
     def add(self, binding: Binding) -> None:
         self._bindings.add(binding)
@@ -50,8 +51,8 @@ class Scope:
         self._bindings.discard(binding)
 
     def lookup(self, key: str) -> Tactic | None:
-        """The tactic for a problem, or None for a problem that nothing is known about."""
-        return self._tactics.get(key, None) if self._tuned else DEFAULT
+        """The tactic for a problem when tuned tactics serve, or None for a problem that nothing is known about."""
+        return self._tactics.get(key)
 
     def install(self, tactics: Mapping[str, Tactic], *, replace: bool = False) -> None:
         """Serve these tactics from now on; the others stay unless `replace`."""
@@ -66,6 +67,18 @@ class Scope:
             self._tuned = tuned
             for binding in self.bindings:
                 binding.switch()
+
+
+T = TypeVar("T")
+
+
+def snapshot(members: Iterable[T]) -> tuple[T, ...]:
+    """The members of a set that other threads may add to meanwhile."""
+    while True:
+        try:
+            return tuple(members)
+        except RuntimeError:  # it grew while it was walked
+            continue
 
 
 #: The scope of ops that are called as functions, outside any attached model.

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tunebook.devices import device_of
-from tunebook.dispatch import BINDINGS, FREE, OPS, Scope, collecting, tensor_bytes
+from tunebook.dispatch import BINDINGS, FREE, OPS, Scope, collecting, snapshot, tensor_bytes
 from tunebook.engine._threads import set_threads
 from tunebook.envs import envs
 from tunebook.errors import UsageError
@@ -120,7 +120,9 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
         """REPLAY: what the cache answers serves from now on, in the block already; nothing is collected."""
         found, misses = self.session.serving(default_versions())
         tactics = {key: Tactic.parse(members[0].tactic) for key, members in found.items()}
-        for scope in {id(scope): scope for scope in (FREE, *(binding.scope for binding in BINDINGS))}.values():
+        for scope in {
+            id(scope): scope for scope in (FREE, *(binding.scope for binding in snapshot(BINDINGS)))
+        }.values():
             scope.install(tactics)
         self.outcome = Outcome(seen=len(found), cached=len(found), misses=misses, members=found)
 
@@ -137,7 +139,7 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
 def default_versions() -> dict[str, tuple[OpSpec, str]]:
     """Every op with the version of its default: the attached models' own where there are any, else the op's."""
     found: dict[str, tuple[OpSpec, str]] = {name: (op, op.default_version) for name, op in OPS.items()}
-    for binding in BINDINGS:
+    for binding in snapshot(BINDINGS):
         if binding.default_version and binding.scope is not FREE:
             found[binding.spec.name] = (binding.spec, binding.default_version)
     return found

@@ -56,7 +56,7 @@ def _differs(one: Any, other: Any) -> bool:
 class LinearForward(AttachedForward):
     """The forward of an ``nn.Linear``: input [..., K] to [..., N]. A small one takes microseconds, so the look is spelt out."""
 
-    __slots__ = ("_version", "_weight")
+    __slots__ = ("_place", "_version", "_weight")
 
     def __init__(self, module: Any, binding: Binding) -> None:
         super().__init__(module, binding, ("weight", "bias"))
@@ -64,11 +64,16 @@ class LinearForward(AttachedForward):
     def _note(self) -> None:
         super()._note()
         self._weight: Any = self._seen[0]
-        self._version = self._versions[0] if self._versions else None
+        self._version = None if self._weight is None or self._weight.is_inference() else self._weight._version
+        self._place = 0 if self._weight is None else self._weight.data_ptr()
 
     def __call__(self, input: Any) -> Any:
         weight: Any = self._own["weight"]
-        if weight is not self._weight or (self._version is not None and weight._version != self._version):
+        if (
+            weight is not self._weight
+            or weight.data_ptr() != self._place
+            or (self._version is not None and weight._version != self._version)
+        ):
             self._follow()
         return self._call(input)
 

@@ -28,18 +28,20 @@ class Calibration:
 def calibrate(default: Candidate, clock: Clock, min_sample_s: float = MIN_SAMPLE_S) -> Calibration:
     """Warm the default up and choose the inner count: whole turns round the replicas where a turn is short enough."""
     replicas = len(default.calls)
-    least, close, seen = math.inf, 0, 0
+    least, close, seen, wanted = math.inf, 0, 0, 2
     started = clock.clock()
-    while seen < MAX_WARM_UP and close < 2:
+    while seen < MAX_WARM_UP and close < wanted:
         inner = replicas if not math.isfinite(least) or least * replicas < min_sample_s else 1
         seconds = sample(default, clock, inner, seen)
         seen += 1
-        close = close + 1 if seconds <= least * STEADY_RATIO else 0
+        near = least / STEADY_RATIO <= seconds <= least * STEADY_RATIO  # much less than before is no rest either
+        close = close + 1 if near else 0
         least = min(least, seconds)
         if clock.clock() - started > MAX_WARM_UP_S and seen >= 2:
+            wanted = 1  # where a call is long, two that agree must do
             break
     least = max(least, 1e-9)
     inner = max(1, math.ceil(min_sample_s / least))
     if inner > replicas // 2:
         inner = math.ceil(inner / replicas) * replicas
-    return Calibration(inner=inner, seconds=least, steady=close >= 2)
+    return Calibration(inner=inner, seconds=least, steady=close >= wanted)

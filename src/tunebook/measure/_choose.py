@@ -81,6 +81,8 @@ def _frontier(
 ) -> tuple[Member, ...]:
     best: dict[tuple[str, str], tuple[float, Entry]] = {}
     for entry in entries:
+        if entry.failed is not None or not entry.samples:
+            continue
         ratio = 0.0 if entry is winner else _paired(entry, winner).value
         group = group_of(entry.name)
         if group not in best or ratio < best[group][0]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 from tunebook.errors import OpError
@@ -22,7 +22,7 @@ class Bucket:
     """
 
     rule: str
-    round: Callable[[int], int] = field(compare=False)
+    round: Callable[[int], int]
     rounding: str = "up"
     max: int | None = None
     name: str | None = None
@@ -34,7 +34,8 @@ class Bucket:
         bucket = self.round(size)
         if self.max is not None and bucket > self.max:
             bucket = self.max
-        if (self.rounding == "up" and bucket < size) or (self.rounding == "down" and not 0 < bucket <= size):
+        wrong = {"up": bucket < size, "down": not 0 < bucket <= size, "exact": bucket != size}
+        if wrong[self.rounding]:
             raise OpError(f"bucket rule {self.rule!r} rounds {size} {self.rounding} to {bucket}")
         return bucket
 

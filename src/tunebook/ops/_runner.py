@@ -95,7 +95,7 @@ def combinations(op: str, name: str, space: Space | None) -> tuple[Tactic, ...]:
         raise OpError(f"op {op}, runner {name}: the space is empty; leave it out for a single tactic")
     try:
         tactics = tuple(Tactic(runner=name, params=tuple(point.items())) for point in points)
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise OpError(f"op {op}, runner {name}: {error}") from error
     if len(set(tactics)) != len(tactics):
         raise OpError(f"op {op}, runner {name}: the space names one tactic twice")

@@ -87,8 +87,10 @@ class OpSpec:
         """
         if name == DEFAULT.runner:
             raise OpError(f"op {self.name}: the name {name!r} belongs to the untuned implementation")
-        if (layout or workspace) and not callable(layout or workspace):
-            raise OpError(f"op {self.name}, runner {name}: layout and workspace are functions")
+        functions = {"prepare": prepare, "layout": layout, "workspace": workspace, "supports": supports}
+        for what, value in functions.items():
+            if value is not None and not callable(value):
+                raise OpError(f"op {self.name}, runner {name}: {what}={value!r} is not a function")
         tactics = combinations(self.name, name, space)
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:

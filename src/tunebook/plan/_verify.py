@@ -55,6 +55,24 @@ def verify(
     rounds fit half as much again. The scope is left tuned.
     """
     pairs = [_Pairs(step) for step in steps]
+    try:
+        complete = _compare(pairs, scope, clock, budget, rng, progress)
+    finally:
+        scope.switch(True)
+    if not complete:
+        return None
+    return tuple(_phase(pair) for pair in pairs), _overall(pairs, np.random.default_rng(rng.getrandbits(64)))
+
+
+def _compare(
+    pairs: Sequence[_Pairs],
+    scope: Scope,
+    clock: Clock,
+    budget: Budget,
+    rng: random.Random,
+    progress: Callable[[int, int, str], None] | None,
+) -> bool:
+    """Fill the pairs; False where not even `MIN_ROUNDS` rounds fit."""
     started = clock.clock()
     for pair in pairs:
         for tuned in (True, False):
@@ -65,10 +83,7 @@ def verify(
     rounds = MAX_ROUNDS if math.isinf(budget.seconds) else max(MIN_ROUNDS, min(MAX_ROUNDS, int(budget.left() / once)))
     for done in range(rounds):
         if budget.spent() > OVERDRAFT * budget.seconds:
-            if done < MIN_ROUNDS:
-                scope.switch(True)
-                return None
-            break
+            return done >= MIN_ROUNDS
         for pair in pairs:
             order = [True, False]
             rng.shuffle(order)
@@ -81,8 +96,7 @@ def verify(
                 (pair.tuned if tuned else pair.default).append(clock.clock() - start)
         if progress:
             progress(done + 1, rounds, "verifying")
-    scope.switch(True)
-    return tuple(_phase(pair) for pair in pairs), _overall(pairs, np.random.default_rng(rng.getrandbits(64)))
+    return True
 
 
 def _phase(pair: _Pairs) -> Phase:

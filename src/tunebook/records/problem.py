@@ -36,7 +36,7 @@ class Dim(Record, frozen=True, kw_only=True):
             raise ValueError("a dimension needs a name and a rule")
 
     def __str__(self) -> str:
-        rule = "" if self.rule == "pow2" or self.rounding == "exact" else f"@{_quote(self.rule)}"
+        rule = "" if self.rule == _default_rule(self.rounding) else f"@{_quote(self.rule)}"
         return f"{_quote(self.name)}{SIGNS[self.rounding]}{self.size}{rule}"
 
 
@@ -103,6 +103,11 @@ class Problem(Record, frozen=True, kw_only=True):
         return [f"{name}: {a} ≠ {b}" for name, a, b in named if a != b]
 
 
+def _default_rule(rounding: str) -> str:
+    """The rule that a key does not spell out."""
+    return "exact" if rounding == "exact" else "pow2"
+
+
 def _quote(text: str) -> str:
     return quote(text, safe=_SAFE)
 
@@ -123,5 +128,5 @@ def _dim(text: str, key: str) -> Dim:
         name=unquote(found["name"]),
         size=int(found["size"]),
         rounding=_ROUNDING[found["sign"]],
-        rule=unquote(found["rule"]) if found["rule"] else "pow2",
+        rule=unquote(found["rule"]) if found["rule"] else _default_rule(_ROUNDING[found["sign"]]),
     )

@@ -29,6 +29,8 @@ class Tactic(Record, frozen=True, kw_only=True):
         check_name("runner", self.runner)
         for name, value in self.params:
             check_name("parameter", name)
+            if not isinstance(value, bool | int | float | str):
+                raise ValueError(f"{self.runner}: parameter {name}={value!r} is no number, string or boolean")
             if isinstance(value, float) and value != value:
                 raise ValueError(f"{self.runner}: parameter {name} is not a number")
         if len({name for name, _ in self.params}) != len(self.params):

@@ -90,18 +90,7 @@ class ProblemTuner:
                 return self.leave_out(task, field, why.detail)
             lineup = self._enter(task, field, layers, inputs, reference, budget)
             steady = calibrate(lineup.contenders[0], self.device)
-            result = race(
-                lineup.contenders,
-                DEFAULT.name,
-                self.device,
-                inner=steady.inner,
-                rng=self.rng,
-                max_rounds=self.max_rounds,
-                stop=budget.over,
-            )
-        for entry in result.entries:
-            if entry.failed is not None:
-                lineup.reject(Tactic.parse(entry.name), entry.failed)
+            result = self._race(lineup, steady.inner, budget)
         groups = {c.name: (c.tactic.runner, c.layout) for c in (*lineup.contenders, *lineup.screened)}
         screened = [Entry(c, [lineup.looks[c.name]], [SCREENING]) for c in lineup.screened]
         incumbent = known.tactic.name if known and known.tactic else None
@@ -110,6 +99,25 @@ class ProblemTuner:
         before = before if known and known.tactic else None
         verdict = self._verdict(task, field, choice, result, lineup, before, budget)
         return Settled(verdict, (*field.unavailable, *lineup.rejected, *timed))
+
+    def _race(self, lineup: Lineup, inner: int, budget: Budget) -> RaceResult:
+        """Race the line-up; where a tactic fails on the way, again without it, for it may have driven out others."""
+        while True:
+            result = race(
+                lineup.contenders,
+                DEFAULT.name,
+                self.device,
+                inner=inner,
+                rng=self.rng,
+                max_rounds=self.max_rounds,
+                stop=budget.over,
+            )
+            failed = {entry.name: entry.failed for entry in result.entries if entry.failed is not None}
+            if not failed:
+                return result
+            for name, finding in failed.items():
+                lineup.reject(Tactic.parse(name), finding)
+            lineup.contenders = [candidate for candidate in lineup.contenders if candidate.name not in failed]
 
     def leave_out(self, task: Task, field: Field, why: str = "the budget was spent") -> Settled:
         """The verdict on a problem that was not measured: unresolved, the default serves, and that is an answer."""
