@@ -13,7 +13,7 @@ from tunebook.plan import Choices, Usable, choose_layouts
 from tunebook.records import Member, Offered, Verdict
 
 #: Fewer bytes are preferred to a gain below this share of the whole time: "negligible" in the documents.
-NEGLIGIBLE = 0.002
+NEGLIGIBLE = 0.01
 
 
 def usable(

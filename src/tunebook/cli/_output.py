@@ -115,15 +115,16 @@ def _lines() -> Progress:
     import time
 
     began = last = time.monotonic()
+    stage, before = 0, 0
 
     def report(done: int, total: int, what: str) -> None:
-        nonlocal began, last
+        nonlocal began, last, stage, before
         now = time.monotonic()
-        if done == 0:
-            began = last = now
-        elif now - last >= QUIET_S:
+        if done == 0 or total != stage:  # a new stage, whose first report may come after its first step
+            began, last, stage, before = now, max(last, now - QUIET_S), total, done
+        elif now - last >= QUIET_S and done > before:
             last = now
-            left = (now - began) / done * (total - done)
+            left = (now - began) / (done - before) * (total - done)
             print(f"tunebook: {done}/{total}, about {left:.0f} s left: {what}", file=sys.stderr, flush=True)
 
     return report

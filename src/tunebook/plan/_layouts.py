@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tunebook.records import DEFAULT, Member, Problem, Tactic, Verdict
 
 #: Fewer bytes are preferred to a gain below this share of the family's time.
-NEGLIGIBLE = 0.002
+NEGLIGIBLE = 0.01
 #: Of many layouts the ones that matter most alone are combined; more would double the subsets for each.
 MAX_LAYOUTS = 8
 
