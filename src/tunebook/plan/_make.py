@@ -11,7 +11,7 @@ from tunebook.records import Member, Problem, Tactic, Verdict
 from tunebook.tuner import Collection, Outcome
 
 #: Prepared weights may take this share of the model's own, beside them.
-EXTRA_WEIGHTS = 1.0
+EXTRA_WEIGHTS = 0.1
 #: And this share of the memory that is free.
 FREE_SHARE = 0.5
 

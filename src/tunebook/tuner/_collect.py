@@ -15,21 +15,21 @@ from tunebook.records import Problem
 
 logger = logging.getLogger("tunebook.tuner")
 
-#: Live inputs are kept from this many layers a problem, so that a skewed routing is seen as it is.
-INPUTS_PER_PROBLEM = 4
+#: Live inputs are kept from this many layers a problem: routing is skewed differently in each.
+INPUTS_PER_PROBLEM = 64
 #: All live inputs together stay below this; beyond it a problem's inputs are drawn from its family's kept ones.
 INPUT_BYTES = 512 << 20
 
 
 @dataclass
 class Observation:
-    """One problem as the dummy run met it."""
+    """One problem as the dummy run met it; `inputs` are live ones, by the identity of the layer's binding."""
 
     problem: Problem
     calls: int = 0
     seconds: float = 0.0
     sizes: Counter[tuple[tuple[str, int], ...]] = field(default_factory=Counter)
-    inputs: list[tuple[Any, ...]] = field(default_factory=list)
+    inputs: dict[int, tuple[Any, ...]] = field(default_factory=dict)
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Collection:
             return binding.default
         observation = self._observation(binding, problem)
         observation.sizes[tuple(description.sizes.items())] += 1
-        self._keep_inputs(observation, args)
+        self._keep_inputs(observation, binding, args)
 
         def timed(*call_args: Any) -> Any:
             self.device.synchronize()
@@ -110,14 +110,14 @@ class Collection:
         self.scopes.setdefault(id(binding.scope), binding.scope)
         return family.observed.setdefault(problem.key, Observation(problem))
 
-    def _keep_inputs(self, observation: Observation, args: tuple[Any, ...]) -> None:
-        if len(observation.inputs) >= INPUTS_PER_PROBLEM:
+    def _keep_inputs(self, observation: Observation, binding: Binding, args: tuple[Any, ...]) -> None:
+        if id(binding) in observation.inputs or len(observation.inputs) >= INPUTS_PER_PROBLEM:
             return
         family = self.families[observation.problem.family]
         needed = tensor_bytes(args)
         first = not any(other.inputs for other in family.observed.values())
         if first or self._held_bytes + needed <= self._input_bytes:
-            observation.inputs.append(tuple(_copy(value) for value in args))
+            observation.inputs[id(binding)] = tuple(_copy(value) for value in args)
             self._held_bytes += needed
 
 

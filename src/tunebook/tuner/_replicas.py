@@ -12,14 +12,16 @@ from tunebook.records import Tactic
 #: Rotating over this many bytes of weights leaves nothing in a core's caches; more would only cost preparation time.
 ROTATION_BYTES = 128 << 20
 MAX_REPLICAS = 32
+#: Fewer layers than this would not show how differently they are routed.
+MIN_REPLICAS = 6
 
 
 def replicas(layers: Sequence[Binding]) -> list[Binding]:
-    """The layers to rotate over: at least two where there are two, evenly spread through the model."""
+    """The layers to rotate over, evenly spread through the model: each meets its own live input."""
     if len(layers) <= 1:
         return list(layers)
     each = max(1, max(tensor_bytes(layer.constants) for layer in layers))
-    count = min(len(layers), MAX_REPLICAS, max(2, -(-ROTATION_BYTES // each)))
+    count = min(len(layers), MAX_REPLICAS, max(MIN_REPLICAS, -(-ROTATION_BYTES // each)))
     step = len(layers) / count
     return [layers[int(i * step)] for i in range(count)]
 

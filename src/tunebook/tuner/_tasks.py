@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunebook.dispatch import Binding
 from tunebook.ops import OpSpec
 from tunebook.records import Dim, Problem
 from tunebook.tuner._collect import Collection, Family
@@ -54,25 +55,23 @@ class Task:
         unique = {tuple(sorted(sizes.items())): sizes for sizes in (ragged, low) if sizes != high}
         return [*unique.values(), high]
 
-    def inputs(self, sizes: Mapping[str, int], rng: random.Random, count: int) -> list[tuple[Any, ...]]:
-        """Up to `count` sets of dynamic arguments of these sizes: live ones where they fit, else drawn from live rows."""
+    def inputs(self, sizes: Mapping[str, int], rng: random.Random, layers: Sequence[Binding]) -> list[tuple[Any, ...]]:
+        """Dynamic arguments of these sizes for each layer: its own live ones where they fit, else drawn from live rows."""
         wanted = tuple(sizes.items())
         observed = self.family.observed.get(self.problem.key)
-        if observed is not None and observed.inputs and set(observed.sizes) == {wanted}:
-            return observed.inputs[:count]
-        sources = self._sources()
-        return [self.spec.shape.resample(source, sizes, rng) for source in itertools.islice(sources, count)]
+        exact = observed.inputs if observed is not None and set(observed.sizes) == {wanted} else {}
+        return [exact.get(id(layer)) or self.spec.shape.resample(self._source(layer), sizes, rng) for layer in layers]
 
-    def _sources(self) -> Iterator[tuple[Any, ...]]:
-        """Live inputs of the family, those of the nearest size above first."""
+    def _source(self, layer: Binding) -> tuple[Any, ...]:
+        """A live input of this layer, else of any: of the nearest size above first."""
         mine = math.prod(self.sizes.values())
 
-        def distance(observation: Any) -> tuple[bool, float]:
+        def distance(observation: Any) -> tuple[bool, bool, float]:
             size = math.prod(dim.size for dim in observation.problem.dims)
-            return (size < mine, abs(math.log(size / mine)))
+            return (id(layer) not in observation.inputs, size < mine, abs(math.log(size / mine)))
 
-        for observation in sorted(self.family.observed.values(), key=distance):
-            yield from observation.inputs
+        best = min((o for o in self.family.observed.values() if o.inputs), key=distance)
+        return best.inputs.get(id(layer)) or next(iter(best.inputs.values()))
 
 
 def tasks(collection: Collection) -> list[Task]:

@@ -79,7 +79,7 @@ class ProblemTuner:
 
         budget = Budget(seconds, self.device)
         layers = replicas(task.family.layers)
-        inputs = task.inputs(task.sizes, self.rng, len(layers))
+        inputs = task.inputs(task.sizes, self.rng, layers)
         with torch.inference_mode():
             try:
                 reference = Reference.of(self._cases(task, layers[0]), layers[0].constants)
@@ -228,7 +228,7 @@ class ProblemTuner:
     def _cases(self, task: Task, layer: Binding) -> list[Case]:
         cases = []
         for sizes in task.edge_sizes():
-            args = task.inputs(sizes, self.rng, 1)[0]
+            args = task.inputs(sizes, self.rng, [layer])[0]
             label = ", ".join(f"{name}={size}" for name, size in sizes.items()) or "its only size"
             cases.append(Case(args, layer.default(*args), label))
         return cases
