@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import tunebook as tb
+from tunebook.records import Tactic
 
 pytestmark = pytest.mark.usefixtures("clean_ops")
 
@@ -69,3 +70,67 @@ def test_gradients_that_keep_tactics_out_are_warned_about(model: Any, caplog: py
     assert "torch.inference_mode()" in said(model, caplog)
     with torch.inference_mode():
         assert said(model, caplog) == "", "gradients are off already"
+
+
+def _linear_net(bias: bool = True) -> Any:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 4, bias=bias)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.layer(x)
+            return result
+
+    return Net().eval().requires_grad_(False)
+
+
+def _new_weight(layer: Any) -> None:
+    layer.weight = nn.Parameter(torch.randn(4, 8), requires_grad=False)
+
+
+def _new_bias(layer: Any) -> None:
+    layer.bias = nn.Parameter(torch.randn(4), requires_grad=False)
+
+
+def _other_storage(layer: Any) -> None:
+    layer.weight.data = torch.randn(4, 8)
+
+
+def _parametrised(layer: Any) -> None:
+    class Doubled(nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight * 2
+
+    nn.utils.parametrize.register_parametrization(layer, "weight", Doubled())
+
+
+CHANGES: list[Callable[[Any], object]] = [
+    _new_weight,
+    _new_bias,
+    _other_storage,
+    lambda layer: layer.weight.mul_(2),
+    lambda layer: layer.bias.add_(1),
+    _parametrised,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_weights_that_change_under_an_attached_module_are_followed(change: Callable[[Any], object]) -> None:
+    net, x = _linear_net(), torch.randn(4, 8)
+    with torch.no_grad(), tb.attach(net) as attachment:
+        # the tactic holds a copy of the weights in another layout, which is what could go stale
+        attachment.scope.install({"linear|N=4,K=8,bias=yes|fp32|M≤4": Tactic.parse("torch_transposed")})
+        net(x)
+        assert attachment.prepared_bytes > 0
+        change(net.layer)
+        for _ in range(2):
+            torch.testing.assert_close(net(x), x @ net.layer.weight.T + net.layer.bias)
+
+
+def test_a_bias_that_is_taken_away_is_followed() -> None:
+    net, x = _linear_net(), torch.randn(4, 8)
+    with torch.no_grad(), tb.attach(net):
+        net(x)
+        net.layer.bias = None
+        torch.testing.assert_close(net(x), x @ net.layer.weight.T)

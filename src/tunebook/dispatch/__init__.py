@@ -1,6 +1,7 @@
 """Dispatch: from a call to the tactic that serves it, by one look-up; and the switch that lets calls be collected."""
 
 from tunebook.dispatch._binding import Binding, versions
+from tunebook.dispatch._caller import place
 from tunebook.dispatch._collecting import BINDINGS, Collector, collecting, collector, uncollected
 from tunebook.dispatch._op import OPS, Op, op
 from tunebook.dispatch._prepared import Prepared, tensor_bytes
@@ -18,6 +19,7 @@ __all__ = [
     "collecting",
     "collector",
     "op",
+    "place",
     "snapshot",
     "tensor_bytes",
     "uncollected",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 from typing import Any
 
+from tunebook.dispatch._caller import Call, Table, fast_entry, make_caller, signature
 from tunebook.dispatch._collecting import BINDINGS, collector
 from tunebook.dispatch._prepared import Prepared
 from tunebook.dispatch._scope import FREE, Scope
@@ -15,8 +15,6 @@ from tunebook.ops import OpSpec
 from tunebook.records import DEFAULT, Tactic
 
 logger = logging.getLogger("tunebook.dispatch")
-
-Call = Callable[..., Any]
 
 #: One binding keeps at most this many resolved signatures; then it begins anew.
 MAX_KEPT = 1 << 16
@@ -46,70 +44,36 @@ class Binding:
         self.constants = constants
         self.scope = scope
         self.name = name
-        self.default: Call = default or _with_constants(spec.function, constants)
+        self.default: Call = default or _with_constants(spec.function, len(spec.dynamic), constants)
         self.default_version = default_version
         self.prepared = Prepared()
         self.versions = versions(constants)
-        self._tables: dict[bool, dict[Any, Call]] = {True: {}, False: {}}
-        self.table: dict[Any, Call] = {}
-        self._lead = spec.dynamic.index(spec.lead) if spec.lead else 0 if len(spec.dynamic) == 1 else None
+        self._tables = {True: Table(), False: Table()}
+        self.table = Table()
+        self.fast = self.table.fast
+        #: The position of the one argument that tells all; without it each is looked at.
+        self.lead = spec.dynamic.index(spec.lead) if spec.lead else 0 if len(spec.dynamic) == 1 else None
         scope.add(self)
         BINDINGS.add(self)
         self.switch()
 
     def caller(self) -> Call:
-        """The function to call: a closure over this binding, of the op's dynamic arguments."""
-        import torch
-
-        grad_enabled = torch.is_grad_enabled
-        autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
-        lead, signature, resolve = self._lead, _signature, self.resolve
-        binding = self
-
-        if lead is None:
-
-            def call(*args: Any) -> Any:
-                try:
-                    found = binding.table.get(signature(args))
-                except TypeError:  # an argument that cannot be hashed
-                    found = None
-                if found is None or autocast() or (grad_enabled() and (_requires_grad(args) or binding.wants_grad())):
-                    found = resolve(args)
-                return found(*args)
-
-        elif len(self.spec.dynamic) == 1:
-
-            def call(x: Any) -> Any:  # type: ignore[misc]  # the signatures differ on purpose: this one is the fast one
-                try:
-                    found = binding.table.get((x.shape, x.dtype, x.is_contiguous() or x.stride(), x.device))
-                except AttributeError:
-                    found = None
-                if found is None or autocast() or (grad_enabled() and (x.requires_grad or binding.wants_grad())):
-                    found = resolve((x,))
-                return found(x)
-
-        else:
-
-            def call(*args: Any) -> Any:
-                try:
-                    found = binding.table.get(_lead_signature(args, lead))
-                except AttributeError:
-                    found = None
-                if found is None or autocast() or (grad_enabled() and (_requires_grad(args) or binding.wants_grad())):
-                    found = resolve(args)
-                return found(*args)
-
-        return call
+        """The function to call, of the op's dynamic arguments. It follows what this binding serves."""
+        return make_caller(self, [self.spec.signature.parameters[name] for name in self.spec.dynamic])
 
     def wants_grad(self) -> bool:
         """Whether a constant asks for a gradient: no tactic gives one."""
         return _requires_grad(self.constants)
 
+    def asks_grad(self, args: tuple[Any, ...]) -> bool:
+        """Whether an argument or a constant asks for a gradient."""
+        return _requires_grad(args) or self.wants_grad()
+
     def _unfit(self, args: tuple[Any, ...]) -> str:
         """Why no tactic may serve a call right now, whatever its shapes; empty where one may."""
         import torch
 
-        if torch.is_grad_enabled() and (_requires_grad(args) or self.wants_grad()):
+        if torch.is_grad_enabled() and self.asks_grad(args):
             return "default: gradients are on (use torch.inference_mode())"
         return "default: autocast is on" if torch._C._is_any_autocast_enabled() else ""
 
@@ -123,13 +87,14 @@ class Binding:
             return self._counted(unfit, self.default)
         table = self.table  # what is resolved under one state must not be kept under another
         call = self._choose(args, tuned=table is self._tables[True])
-        key = _signature(args) if self._lead is None else None
         try:
-            if key is None:
-                key = _lead_signature(args, self._lead or 0, alone=len(self.spec.dynamic) == 1)
-            if len(table) >= MAX_KEPT:
+            key = signature(args, self.lead)
+            if len(table.full) >= MAX_KEPT:
                 table.clear()
-            table[key] = call
+            table.full[key] = call
+            entry = fast_entry(args, self.lead, call)
+            if entry is not None:
+                table.fast.setdefault(*entry)
         except (AttributeError, TypeError):  # no tensor, or nothing that can be hashed: resolved again at each call
             pass
         return call
@@ -141,7 +106,7 @@ class Binding:
             return self._counted("default: not tuned on this device", self.default)
         try:
             description = self.spec.shape.describe((*args, *self.constants))
-            problem = self.spec.shape.problem(description)
+            problem = self.spec.shape.problem(description, self.scope.measurement)
         except (OpError, AttributeError, TypeError, IndexError, ValueError) as error:
             return self._counted(f"default: {error}", self.default, once=True)
         if problem is None:
@@ -178,18 +143,22 @@ class Binding:
             raise OpError(f"op {self.spec.name} offers no tactic {tactic.name}")
         layout, prepare = runner.layout_of(tactic), runner.prepare
         if prepare is None:
-            return _with_constants(runner.function, self.constants, tactic)
+            return _with_constants(runner.function, len(self.spec.dynamic), self.constants, tactic)
         prepared = self.prepared.get(layout, functools.partial(_prepare, prepare, self.constants, tactic))
-        return _with_constants(runner.function, (prepared,), tactic)
+        return _with_constants(runner.function, len(self.spec.dynamic), (prepared,), tactic)
 
     def forget(self) -> None:
         """Drop the kept callables: what they were chosen from has changed."""
-        self._tables = {True: {}, False: {}}  # new ones: a call that is being resolved elsewhere keeps into the old
+        self._tables = {
+            True: Table(),
+            False: Table(),
+        }  # new ones: a call that is being resolved elsewhere keeps into the old
         self.switch()
 
     def switch(self) -> None:
         """Follow the scope's state, or the collection that has begun or ended."""
-        self.table = {} if collector() is not None else self._tables[self.scope.tuned]
+        self.table = Table() if collector() is not None else self._tables[self.scope.tuned]
+        self.fast = self.table.fast
 
     def close(self) -> None:
         """Release prepared weights and kept callables."""
@@ -209,15 +178,18 @@ class Binding:
         return counted
 
 
-def _with_constants(function: Call, constants: tuple[Any, ...], tactic: Tactic | None = None) -> Call:
-    """`function` with its trailing arguments and parameters filled in; the common arities avoid unpacking."""
+def _with_constants(function: Call, dynamic: int, constants: tuple[Any, ...], tactic: Tactic | None = None) -> Call:
+    """`function` of `dynamic` arguments, the others and its parameters filled in; the commonest forms avoid unpacking."""
     params = tactic.kwargs if tactic else {}
     run = functools.partial(function, **params) if params else function
     if not constants:
         return run
-    if len(constants) == 1:
+    if dynamic == 1 and len(constants) == 1:
         (only,) = constants
-        return lambda *args: run(*args, only)
+        return lambda x: run(x, only)
+    if dynamic == 1 and len(constants) == 2:
+        one, two = constants
+        return lambda x: run(x, one, two)
     return lambda *args: run(*args, *constants)
 
 
@@ -226,21 +198,6 @@ def _prepare(prepare: Call, constants: tuple[Any, ...], tactic: Tactic) -> Any:
 
     with torch.inference_mode():
         return prepare(*constants, **tactic.kwargs)
-
-
-def _signature(args: tuple[Any, ...]) -> Any:
-    return tuple(
-        (value.shape, value.dtype, value.is_contiguous() or value.stride(), value.device)
-        if hasattr(value, "is_contiguous")
-        else (type(value), value)
-        for value in args
-    )
-
-
-def _lead_signature(args: tuple[Any, ...], lead: int, *, alone: bool = False) -> Any:
-    x = args[lead]
-    own = (x.shape, x.dtype, x.is_contiguous() or x.stride(), x.device)
-    return own if alone else (own, *[getattr(value, "dtype", None) for value in args])
 
 
 def _on_contiguous(call: Call) -> Call:

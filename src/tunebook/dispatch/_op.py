@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from tunebook.dispatch._binding import Binding, versions
+from tunebook.dispatch._caller import HELD, constants_entry, make_caller, make_constants_caller
 from tunebook.dispatch._scope import FREE, Scope
 from tunebook.errors import OpError
 from tunebook.ops import Bucket, OpSpec, pow2
-from tunebook.ops._shape import Describe, Resample
+from tunebook.ops._shape import Describe, Extremes, Resample
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,20 +34,29 @@ class Op(OpSpec, Generic[P, R]):
         super().__init__(name, function, **options)
         functools.update_wrapper(self, function)
         self._unhosted = _Held()
-        self._plain: Callable[..., Any] | None = None
+        # A class of its own, so that the fast caller can be what Python calls: it looks `__call__` up on the class.
+        self.__class__ = types.new_class(type(self).__name__, (type(self),))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if kwargs or len(args) != len(self.signature.parameters):
-            args = self.positional(args, kwargs)  # type: ignore[assignment]
-        result: R
+        """The first call; it puts the fast one in its own place."""
+        own: Any = type(self)
+        own.__call__ = staticmethod(self._make_call())
+        return cast(R, own.__call__(*args, **kwargs))
+
+    def _make_call(self) -> Callable[..., Any]:
+        parameters = list(self.signature.parameters.values())
         if not self.constants:
-            if self._plain is None:
-                self._plain = Binding(self, scope=FREE, default_version=self.default_version).caller()
-            result = self._plain(*args)
-            return result
-        dynamic, constants = self.split(args)
-        result = self._bound_to(constants)(*dynamic)
-        return result
+            return make_caller(Binding(self, scope=FREE, default_version=self.default_version), parameters)
+
+        def slow(*args: Any) -> Any:
+            """Finds the binding of these constants; the next call with them is fast where a tensor comes first."""
+            dynamic, constants = self.split(args)
+            call = self._bound_to(constants)
+            if isinstance(held := getattr(constants[0], HELD, None), _Held):
+                held[self.name] = constants_entry(call, constants)
+            return call(*dynamic)
+
+        return make_constants_caller(self.name, parameters, len(self.dynamic), slow)
 
     @functools.cached_property
     def default_version(self) -> str:
@@ -73,9 +84,10 @@ class Op(OpSpec, Generic[P, R]):
             FREE.counts["default: a constant cannot be hashed"] += 1
             return lambda *dynamic: self.function(*dynamic, *constants)
         if not known:
-            binding = self.bind(*constants)
-            held[key] = (binding, binding.caller())
-        binding, call = held[key]
+            made = self.bind(*constants)
+            held[key] = (made, made.caller())
+        binding: Binding = held[key][0]
+        call: Callable[..., Any] = held[key][1]
         if binding.versions != versions(constants):
             binding.rebind(constants)
         return call
@@ -83,14 +95,17 @@ class Op(OpSpec, Generic[P, R]):
 
 def _held_by(host: Any) -> _Held:
     """The bindings kept on a tensor. One that was loaded from a file carries an empty stand-in."""
-    held = host.__dict__.get("_tunebook_bindings")
+    held = host.__dict__.get(HELD)
     if not isinstance(held, _Held):
-        held = host.__dict__["_tunebook_bindings"] = _Held()
+        held = host.__dict__[HELD] = _Held()
     return held
 
 
-class _Held(dict[Any, tuple[Binding, Callable[..., Any]]]):
-    """Bindings by constants. A copy of a tensor, or a pickled one, starts without any."""
+class _Held(dict[Any, tuple[Any, ...]]):
+    """Bindings and their callers by constants, and each op's latest caller by its name.
+
+    A copy of a tensor, or a pickled one, starts without any.
+    """
 
     def __deepcopy__(self, memo: object) -> _Held:
         return _Held()
@@ -106,6 +121,7 @@ def op(
     constants: Sequence[str] = (),
     describe: Describe | None = None,
     resample: Resample | None = None,
+    extremes: Extremes | None = None,
     lead: str | None = None,
 ) -> Callable[[Callable[P, R]], Op[P, R]]:
     """Declare an op; the decorated function is its default tactic and the reference for correctness.
@@ -114,6 +130,8 @@ def op(
                 first argument, rounded up to powers of two.
     constants:  the trailing arguments that stay the same from call to call, such as weights.
     describe, resample: replace how a call's key is read off its arguments, and how inputs of other sizes are made.
+    extremes:   ``extremes(args, rng)`` gives (label, dynamic arguments) of rare calls, of the same sizes, that every tactic
+                must get right as well; `args` is a live call, constants included. For checks only, never timed.
     lead:       the one argument whose shape, dtype and strides tell all that dispatch must look at; without it every
                 dynamic argument is looked at.
 
@@ -129,6 +147,7 @@ def op(
             constants=constants,
             describe=describe,
             resample=resample,
+            extremes=extremes,
             lead=lead,
         )
         known = OPS.get(name)

@@ -22,9 +22,10 @@ class Scope:
     another size), and "default: <why>".
     """
 
-    def __init__(self, name: str = "", device: str = "cpu") -> None:
+    def __init__(self, name: str = "", device: str = "cpu", measurement: str = "eager") -> None:
         self.name = name
         self.device = device  #: the kind of device that its tactics were tuned on
+        self.measurement = measurement  #: the measuring policy of its problems, a part of their keys
         self.counts: Counter[str] = Counter()
         self.lock = threading.RLock()
         self._tactics: dict[str, Tactic] = {}

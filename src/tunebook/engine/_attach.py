@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from tunebook.dispatch import Binding, Scope
-from tunebook.engine._forward import ExpertsForward, LinearForward
+from tunebook.engine._forward import experts_forward, linear_forward
 from tunebook.errors import ModelError, UsageError
 from tunebook.kernels import ACTIVATIONS
 from tunebook.kernels import experts as experts_op
@@ -81,7 +81,7 @@ def attach(model: Any, ops: Sequence[str] = ATTACHABLE) -> Attachment:
         raise ModelError(f"{type(model).__name__} has no module for {', '.join(ops)}: nothing can be attached")
     for module, binding in found.values():
         module.__dict__[_MARK] = module.__dict__.get("forward")
-        forward = LinearForward if binding.spec is linear_op else ExpertsForward
+        forward = linear_forward if binding.spec is linear_op else experts_forward
         module.forward = forward(module, binding)
     logger.debug("attached %d modules of %s", len(found), type(model).__name__)
     _warn_of_gradients(model)

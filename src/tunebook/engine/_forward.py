@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import types
 from collections.abc import Callable
 from typing import Any
 
-from tunebook.dispatch import Binding, versions
+from tunebook.dispatch import Binding, place, versions
 
 logger = logging.getLogger("tunebook.engine")
 
@@ -16,77 +17,81 @@ class AttachedForward:
     """Stands in a module's ``forward``.
 
     Weights that were replaced, or written in place (a state dict loaded, an adapter merged), are noticed at the next call by
-    identity and version counter, and everything prepared from them is made again. A deep copy of the module gets the forward
-    of its class: the copy is not attached.
+    identity, place and version counter, and everything prepared from them is made again; where a weight is no parameter of
+    the module any more (it was parametrised or removed), the module's own forward runs. A deep copy of the module gets the
+    forward of its class: the copy is not attached.
     """
-
-    __slots__ = ("_binding", "_call", "_module", "_names", "_own", "_seen", "_versions")
 
     def __init__(self, module: Any, binding: Binding, names: tuple[str, ...]) -> None:
         self._module, self._binding, self._names = module, binding, names
-        self._call: Callable[..., Any] = binding.caller()
         self._own: dict[str, Any] = module._parameters
-        self._note()
 
-    def _note(self) -> None:
-        self._seen = tuple(self._own.get(name) for name in self._names)
-        self._versions = versions(self._seen)
-
-    def _follow(self) -> None:
-        """Serve the module's present weights."""
-        rest = self._binding.constants[len(self._names) :]
-        self._note()
-        self._binding.rebind((*self._seen, *rest))
-        logger.info("the weights of %s have changed: what was prepared from them is made again", self._binding.name)
-
-    def _changed(self) -> bool:
-        own = self._own
-        now = tuple([own.get(name) for name in self._names])
-        return any(map(_differs, now, self._seen)) or versions(now) != self._versions
+    def _follow(self) -> bool:
+        """Serve the module's present weights. False where it has none of that name: its own forward must run."""
+        if any(name not in self._own for name in self._names):
+            return False
+        now = tuple(self._own[name] for name in self._names)
+        binding = self._binding
+        rest = binding.constants[len(self._names) :]
+        same = all(one is other for one, other in zip(now, binding.constants, strict=False))
+        if not same or versions((*now, *rest)) != binding.versions:
+            binding.rebind((*now, *rest))
+            logger.info("the weights of %s have changed: what was prepared from them is made again", binding.name)
+        return True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
         copied = memo.get(id(self._module), self._module)
         return functools.partial(type(self._module).forward, copied)
 
 
-def _differs(one: Any, other: Any) -> bool:
-    return one is not other
+def forward_of(module: Any, binding: Binding, names: tuple[str, str], parameters: str) -> AttachedForward:
+    """The forward for a module with two parameters called `names` (the second may be None), of arguments `parameters`.
+
+    Looking whether the weights are still the same must cost nothing beside a small linear, so the code is written out, and
+    it is a function in a class of its own: Python calls that without a detour.
+    """
+    forward = AttachedForward(module, binding, names)
+    first, second = names
+    source = f"""
+def _call({parameters}):
+    if (
+        _own.get("{first}") is not _one
+        or _own.get("{second}") is not _two
+        or _one.data_ptr() != _place_one
+        or (_version_one is not None and _one._version != _version_one)
+        or (_two is not None and (_two.data_ptr() != _place_two or (_version_two is not None and _two._version != _version_two)))
+    ):
+        if not _renew():
+            return _default({parameters})
+    return _serve({parameters})
+"""
+    space: dict[str, Any] = {"_own": forward._own, "_default": binding.default, "_serve": binding.caller()}
+
+    def renew() -> bool:
+        if not forward._follow():
+            return False
+        one, two = binding.constants[:2]
+        space["_one"], space["_two"] = one, two
+        space["_place_one"], space["_version_one"] = place(one)
+        space["_place_two"], space["_version_two"] = place(two)
+        return True
+
+    space["_renew"] = renew
+    renew()
+    exec(compile(source, f"<forward of {binding.name}>", "exec"), space)  # noqa: S102 - the text is ours
+    forward.__class__ = types.new_class(
+        type(forward).__name__,
+        (AttachedForward,),
+        exec_body=lambda body: body.update(__call__=staticmethod(space["_call"])),
+    )
+    return forward
 
 
-class LinearForward(AttachedForward):
-    """The forward of an ``nn.Linear``: input [..., K] to [..., N]. A small one takes microseconds, so the look is spelt out."""
-
-    __slots__ = ("_place", "_version", "_weight")
-
-    def __init__(self, module: Any, binding: Binding) -> None:
-        super().__init__(module, binding, ("weight", "bias"))
-
-    def _note(self) -> None:
-        super()._note()
-        self._weight: Any = self._seen[0]
-        self._version = None if self._weight is None or self._weight.is_inference() else self._weight._version
-        self._place = 0 if self._weight is None else self._weight.data_ptr()
-
-    def __call__(self, input: Any) -> Any:
-        weight: Any = self._own["weight"]
-        if (
-            weight is not self._weight
-            or weight.data_ptr() != self._place
-            or (self._version is not None and weight._version != self._version)
-        ):
-            self._follow()
-        return self._call(input)
+def linear_forward(module: Any, binding: Binding) -> AttachedForward:
+    """The forward of an ``nn.Linear``: input [..., K] to [..., N]."""
+    return forward_of(module, binding, ("weight", "bias"), "input")
 
 
-class ExpertsForward(AttachedForward):
+def experts_forward(module: Any, binding: Binding) -> AttachedForward:
     """The forward of an experts module of Transformers: [tokens, H], [tokens, K], [tokens, K] to [tokens, H]."""
-
-    __slots__ = ()
-
-    def __init__(self, module: Any, binding: Binding) -> None:
-        super().__init__(module, binding, ("gate_up_proj", "down_proj"))
-
-    def __call__(self, hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> Any:
-        if self._changed():
-            self._follow()
-        return self._call(hidden_states, top_k_index, top_k_weights)
+    return forward_of(module, binding, ("gate_up_proj", "down_proj"), "hidden_states, top_k_index, top_k_weights")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,9 @@ class Description:
 Describe = Callable[[Sequence[Any]], Description]
 #: Makes arguments of other dynamic sizes from live dynamic arguments.
 Resample = Callable[[Sequence[Any], Mapping[str, int], "random.Random"], tuple[Any, ...]]
+#: From a call's arguments, constants included, other dynamic arguments of the same problem that a tactic must get right as
+#: well, whether or not the model was seen to use them: each with a label for messages.
+Extremes = Callable[[Sequence[Any], "random.Random"], Iterable[tuple[str, Sequence[Any]]]]
 
 
 class Shape:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunebook.errors import OpError
 from tunebook.ops._buckets import Bucket
 from tunebook.ops._requires import as_requirement
 from tunebook.ops._runner import Runner, Space, combinations
-from tunebook.ops._shape import Describe, Resample, Shape
-from tunebook.records import DEFAULT, Tactic
+from tunebook.ops._shape import Describe, Extremes, Resample, Shape
+from tunebook.records import DEFAULT, Problem, Tactic
 from tunebook.records._base import check_name
+
+if TYPE_CHECKING:
+    import random
 
 
 class OpSpec:
@@ -28,6 +31,7 @@ class OpSpec:
         constants: Sequence[str] = (),
         describe: Describe | None = None,
         resample: Resample | None = None,
+        extremes: Extremes | None = None,
         lead: str | None = None,
     ) -> None:
         try:
@@ -46,7 +50,10 @@ class OpSpec:
             raise OpError(f"op {name}: no argument changes from call to call, so there is nothing to tune")
         if lead is not None and lead not in self.dynamic:
             raise OpError(f"op {name}: lead {lead!r} is none of {', '.join(self.dynamic)}")
+        if extremes is not None and not callable(extremes):
+            raise OpError(f"op {name}: extremes={extremes!r} is not a function")
         self.lead = lead
+        self.extremes = extremes
         self.shape = Shape(name, names, buckets, describe, resample)
         self.runners: dict[str, Runner] = {}
 
@@ -127,6 +134,26 @@ class OpSpec:
         """The runner that offers exactly this tactic, or None."""
         runner = self.runners.get(tactic.runner)
         return runner if runner is not None and runner.offers(tactic) else None
+
+    def extreme_inputs(
+        self, problem: Problem, dynamic: Sequence[Any], constants: Sequence[Any], rng: random.Random
+    ) -> list[tuple[str, tuple[Any, ...]]]:
+        """What `extremes` makes of a call of `problem`: each label with the dynamic arguments; empty without it.
+
+        Raises OpError where it fails, or gives what is no call of the same problem.
+        """
+        if self.extremes is None:
+            return []
+        found: list[tuple[str, tuple[Any, ...]]] = []
+        try:
+            for label, args in self.extremes((*dynamic, *constants), rng):
+                made = self.shape.problem(self.shape.describe((*args, *constants)), problem.policy)
+                if len(args) != len(self.dynamic) or made != problem:
+                    raise OpError(f"{label!r} is a call of {made}, not of {problem}")
+                found.append((label, tuple(args)))
+        except Exception as error:
+            raise OpError(f"op {self.name}: its extremes for {problem} failed: {error}") from error
+        return found
 
     def split(self, args: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Positional arguments as (dynamic, constants)."""
