@@ -270,7 +270,7 @@ def test_constants_are_the_codes(page: str, module: str, name: str, value: str) 
     assert getattr(import_module(f"tunebook.{module}"), name) == number(value), page
 
 
-@pytest.mark.parametrize("package", ["measure", "stats", "plan"])
+@pytest.mark.parametrize("package", ["measure", "stats", "plan", "search", "tuner"])
 def test_no_constant_of_the_measurement_is_left_out(package: str) -> None:
     found = set()
     for file in (ROOT / "src" / "tunebook" / package).glob("_[a-z]*.py"):

@@ -1,8 +1,9 @@
-"""Devices: the facts that timings depend on, and the order in which streams wait for each other."""
+"""Devices: the facts that timings depend on, flushes, graphs, and the order in which streams wait for each other."""
 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tunebook.devices import CpuDevice, CudaDevice, device_of
+from tunebook.devices import CpuDevice, CudaDevice, Device, Flush, device_of
 from tunebook.errors import UsageError
 
 
@@ -91,6 +93,59 @@ def test_an_index_that_is_none_is_an_error_that_names_it(name: str) -> None:
         device_of(name)
 
 
+class Reads(TorchDispatchMode):
+    """Notes the bytes of the tensors that operators are given, and of those that they return."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.read: list[int] = []
+        self.made: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.read += [value.nbytes for value in args if isinstance(value, torch.Tensor)]
+        self.made += [result.nbytes]
+        return result
+
+
+def test_a_flush_reads_all_of_its_memory_at_every_call_and_takes_it_once() -> None:
+    flush = Flush(1001)
+    for call in range(3):
+        with Reads() as seen:
+            flush()
+        assert max(seen.read) >= 1001
+        assert (max(seen.made) >= 1001) == (call == 0)
+
+
+def test_a_flush_is_shared_while_somebody_holds_it() -> None:
+    one, other = Flush.shared(64), Flush.shared(64)
+    assert one is other
+    assert Flush.shared(128) is not one
+    assert Flush.shared(64, "cuda:0") is not one
+    held = weakref.ref(one)
+    del one, other
+    assert held() is None, "its memory goes with its last holder"
+    assert Flush.shared(64).bytes == 64
+
+
+@pytest.mark.parametrize(
+    ("caches", "bytes_"), [(0, 64 << 20), (6 << 20, 6 << 20), (64 << 20, 64 << 20), (480 << 20, 64 << 20)]
+)
+def test_the_flush_of_a_cpu_is_its_last_cache_within_bounds(
+    caches: int, bytes_: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = CpuDevice()
+    monkeypatch.setattr(device, "cache_bytes", lambda: caches)
+    assert device.flush().bytes == bytes_
+
+
+def test_a_cpu_refuses_to_capture_and_says_what_to_do() -> None:
+    device: Device = CpuDevice()
+    assert device.no_capture()
+    with pytest.raises(UsageError, match=r"'captured'.*CPU.*'eager'"):
+        device.capture(lambda: None)
+
+
 class FakeStream:
     def __init__(self, cuda: FakeCuda, name: str) -> None:
         self.cuda = cuda
@@ -98,6 +153,14 @@ class FakeStream:
 
     def wait_stream(self, other: FakeStream) -> None:
         self.cuda.log.append(f"{self.name} waits for {other.name}")
+
+
+class FakeGraph:
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda = cuda
+
+    def replay(self) -> None:
+        self.cuda.log.append(f"replay on {self.cuda.current.name}")
 
 
 class FakeCuda:
@@ -124,6 +187,17 @@ class FakeCuda:
         finally:
             self.current = before
             self.log.append(f"leave {stream.name}")
+
+    def CUDAGraph(self) -> FakeGraph:  # noqa: N802 - torch's name
+        return FakeGraph(self)
+
+    @contextmanager
+    def graph(self, graph: FakeGraph, stream: FakeStream) -> Iterator[None]:
+        self.log.append(f"capture on {stream.name}")
+        try:
+            yield
+        finally:
+            self.log.append("captured")
 
     def synchronize(self, device: int) -> None:
         self.log.append(f"synchronize {device}")
@@ -162,6 +236,56 @@ def test_it_is_waited_for_also_when_the_work_raises() -> None:
         cuda.log.append(f"work on {cuda.current.name}")
         raise RuntimeError("bad kernel")
     assert cuda.log == ORDER
+
+
+CAPTURE = [
+    "current of 2",
+    "new on 2",
+    "own waits for current",
+    "enter own",
+    *["work on own"] * 3,
+    "synchronize 2",
+    "capture on own",
+    "work on own",
+    "captured",
+    "leave own",
+    "current waits for own",
+]
+
+
+def test_calls_are_captured_after_a_warm_up_on_the_same_side_stream() -> None:
+    cuda = FakeCuda()
+    runs = iter(range(10))
+
+    def work() -> int:
+        cuda.log.append(f"work on {cuda.current.name}")
+        return next(runs)
+
+    device = CudaDevice(2, cuda)
+    assert device.no_capture() is None
+    replay = device.capture(work)
+    assert cuda.log == CAPTURE
+    cuda.log.clear()
+    assert [replay(), replay()] == [3, 3], "the result of the captured call, which the graph writes anew"
+    assert cuda.log == ["replay on current"] * 2, "the call itself is not made again"
+
+
+def test_what_cannot_be_captured_raises_and_the_streams_are_left_in_order() -> None:
+    cuda = FakeCuda()
+
+    def work() -> None:
+        cuda.log.append(f"work on {cuda.current.name}")
+        if "capture on own" in cuda.log:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        CudaDevice(2, cuda).capture(work)
+    assert cuda.log == CAPTURE
+    assert cuda.current.name == "current"
+
+
+def test_the_flush_of_a_cuda_device_is_more_than_its_l2() -> None:
+    assert CudaDevice(2, FakeCuda()).flush().bytes == 100
 
 
 def test_a_cuda_device_waits_and_counts_on_its_own_index() -> None:

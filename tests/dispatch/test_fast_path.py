@@ -120,7 +120,7 @@ def test_names_of_arguments_may_be_what_generated_code_could_use() -> None:
     assert names(torch.ones(2, 2), 1) == ("default", 1, 3)
     assert names(torch.ones(2, 2), 1, 2) == ("default", 1, 2)
     with pytest.raises(TypeError, match=r"__call|positional"):
-        names(torch.ones(2, 2), 1, __call=2)
+        names(torch.ones(2, 2), 1, __call=2)  # type: ignore[call-arg]
 
 
 def weighted_op() -> tuple[Any, list[Any]]:
@@ -174,6 +174,6 @@ def test_an_op_stays_one_after_its_first_call() -> None:
     one, _ = one_argument()
     one(torch.ones(4, 3))
     assert isinstance(one, tb.Op)
-    assert one.__name__ == "one"
+    assert one.__name__ == "one"  # type: ignore[attr-defined]
     with pytest.raises(TypeError):
         one()

@@ -92,7 +92,7 @@ def test_a_kernel_given_with_with_from_its_first_race_to_its_removal(
         line = next(line for line in table if line.startswith(key))
         assert " lost " in line
         assert "mine[tile=1]" in line
-        assert re.search(r"\d+\.\d\dx \[", line)
+        assert re.search(r"\d+\.\d\d× \[", line)
     assert re.search(r"^mine serves 0 of \d+ problems", done.stdout, re.MULTILINE)
 
     again = json.loads(cli(home, *TUNE, *narrow, "--with", kernel, "--json").stdout)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import tunebook as tb
+from tunebook.errors import UsageError
 from tunebook.records import Tactic
 
 pytestmark = pytest.mark.usefixtures("clean_ops")
@@ -134,3 +135,11 @@ def test_a_bias_that_is_taken_away_is_followed() -> None:
         net(x)
         net.layer.bias = None
         torch.testing.assert_close(net(x), x @ net.layer.weight.T)
+
+
+@pytest.mark.parametrize(("measurement", "named"), [("captured", "CPU has no graphs"), ("lazy", "eager, captured")])
+def test_a_measuring_policy_that_the_device_cannot_follow_is_refused_by_name(measurement: str, named: str) -> None:
+    net = _linear_net()
+    with pytest.raises(UsageError, match=named):
+        tb.attach(net, measurement=measurement)
+    assert "forward" not in net.layer.__dict__

@@ -218,3 +218,18 @@ def test_progress_goes_up_to_its_end() -> None:
     assert [done for done, _, _ in seen] == list(range(1, len(seen) + 1))
     assert seen[-1][0] == seen[-1][1]
     assert len({total for _, total, _ in seen}) == 1
+
+
+def test_rounds_beyond_six_leave_the_time_of_what_comes_after() -> None:
+    """A round takes a second, the warm-up another; so many rounds are to be left over."""
+
+    def rounds(seconds: float, reserve: int) -> int:
+        model = Model(noise=0.0)
+        step = model.step("decode", 0.5, 0.5)
+        found = verify([step], model.scope, model, Budget(seconds, model), random.Random(0), reserve=reserve)
+        (phase,), _ = proof(found)
+        assert model.now <= max(seconds - reserve, 7.0)
+        return phase.rounds
+
+    assert [rounds(20.0, reserve) for reserve in (0, 6, 12, 100)] == [16, 13, 7, 6]
+    assert rounds(100.0, 6) == 16

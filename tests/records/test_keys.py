@@ -235,9 +235,19 @@ def test_differences_name_the_field_and_both_values(change: dict[str, Any], name
     ],
 )
 def test_a_key_that_is_none_is_refused_with_the_part_that_is_wrong(key: str, named: str) -> None:
-    with pytest.raises(ValueError, match=r".") as caught:
-        Problem.parse(key)
-    assert named in str(caught.value)
+    for _ in range(2):  # parts are remembered, mistakes are not
+        with pytest.raises(ValueError, match=r".") as caught:
+            Problem.parse(key)
+        assert named in str(caught.value)
+        assert "problem key" not in str(caught.value) or repr(key) in str(caught.value)
+
+
+@given(problems(), problems())
+def test_parts_that_two_keys_share_are_read_alike(one: Problem, other: Problem) -> None:
+    assume(not {name for name, _ in one.attrs} & {dim.name for dim in other.dims})
+    mixed = msgspec.structs.replace(other, attrs=one.attrs, dtypes=one.dtypes)
+    for problem in (one, mixed, other):
+        assert Problem.parse(problem.key) == problem
 
 
 @given(TEXT)
@@ -338,6 +348,11 @@ def test_a_verdict_reads_back_from_json() -> None:
         ({"seconds": -1.0}, "duration"),
         ({"seconds": math.inf}, "duration"),
         ({"measured": math.nan}, "duration"),
+        ({"loss": -0.01}, "-0.01"),
+        ({"loss": math.inf}, "loss"),
+        ({"loss": math.nan}, "loss"),
+        ({"space": 2, "seen": 3}, "3 tactics seen of 2"),
+        ({"space": 2, "seen": -1}, "-1 tactics"),
     ],
     ids=str,
 )

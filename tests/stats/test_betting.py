@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunebook.stats import medians_of, sign_evidence, slower_evidence, tail_evidence
+from tunebook.stats import medians_of, sign_evidence
 
 ROUNDS = 60
 PATHS = 4000
 ALPHA = 0.05
-LN2 = math.log(2)
 
 
 def mixture(above: int, count: int, steps: int = 4000) -> float:
@@ -45,8 +44,6 @@ def test_the_evidence_of_signs_is_a_martingale_at_the_boundary_and_grows_with_wh
 
 def test_the_evidence_of_signs_starts_at_one() -> None:
     assert sign_evidence(0, 0) == 1
-    assert tail_evidence(0, 0) == 1
-    assert slower_evidence([], 0.01) == 1
 
 
 @pytest.mark.parametrize(("above", "count"), [(-1, 3), (4, 3)])
@@ -55,36 +52,19 @@ def test_signs_that_cannot_be_are_an_error(above: int, count: int) -> None:
         sign_evidence(above, count)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.05])
-def test_the_evidence_of_the_tail_is_expected_to_be_one_at_most(share: float) -> None:
-    for count in (1, 2, 7, 30):
-        expected = sum(
-            math.comb(count, above) * share**above * (1 - share) ** (count - above) * tail_evidence(above, count)
-            for above in range(count + 1)
-        )
-        assert expected <= 1 + 1e-9
-        if share == 0.05:
-            assert expected == pytest.approx(1)
-    assert tail_evidence(2, 2) > 140, "a tactic twice as slow goes after two or three rounds"
-
-
 def ever(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], margin: float) -> float:
     """The share of paths on which the evidence reaches 1/ALPHA at any look."""
     signs = np.array([[sign_evidence(k, n) if k <= n else 0.0 for k in range(ROUNDS + 1)] for n in range(ROUNDS + 1)])
-    tails = np.array([[tail_evidence(k, n) if k <= n else 0.0 for k in range(ROUNDS + 1)] for n in range(ROUNDS + 1)])
-    counts = np.arange(1, ROUNDS + 1)
-    above, far = (values > margin).cumsum(axis=1), (values > LN2).cumsum(axis=1)
-    evidence = (signs[counts, above] + tails[counts, far]) / 2
+    evidence = signs[np.arange(1, ROUNDS + 1), (values > margin).cumsum(axis=1)]
     return float((evidence >= 1 / ALPHA).any(axis=1).mean())
 
 
 def test_looking_after_every_round_keeps_the_promised_rate_of_errors() -> None:
-    """At the boundary of H0: the median is the margin itself, and just 5 % of the rounds lie beyond ln 2."""
+    """At the boundary of H0, where the median is the margin itself, whatever the rest of the distribution."""
     rng = np.random.default_rng(7)
     margin = math.log(1.01)
-    place = rng.random((PATHS, ROUNDS))
-    values = np.where(place < 0.05, 1.0, np.where(place < 0.5, margin + 0.01, margin - 0.01))
-    share = ever(values, margin)
+    above = rng.random((PATHS, ROUNDS)) < 0.5
+    share = ever(np.where(above, margin + rng.exponential(2.0, above.shape), margin - 0.001), margin)
     assert share <= ALPHA
     assert share > 0.005, "the simulation never comes near: it shows nothing"
 
@@ -92,28 +72,6 @@ def test_looking_after_every_round_keeps_the_promised_rate_of_errors() -> None:
 def test_a_tactic_that_is_slower_is_found_out() -> None:
     rng = np.random.default_rng(8)
     assert ever(math.log(1.03) + rng.normal(0, 0.02, (500, ROUNDS)), math.log(1.01)) > 0.95
-
-
-@given(st.lists(st.floats(-2, 2), max_size=40), st.floats(-1, 1))
-def test_the_evidence_of_being_slower_is_the_mean_of_both_tests(ratios: list[float], margin: float) -> None:
-    sign = mixture(sum(ratio > margin for ratio in ratios), len(ratios))
-    far = sum(ratio > LN2 for ratio in ratios)
-    tail = 18.1**far * 0.1 ** (len(ratios) - far)
-    assert slower_evidence(ratios, margin) == pytest.approx((sign + tail) / 2, rel=1e-6)
-
-
-@pytest.mark.parametrize(("factor", "most"), [(3.0, 4), (10.0, 4), (1.5, 12)])
-def test_how_many_rounds_a_slow_tactic_stays_among_eight(factor: float, most: int) -> None:
-    needed = 7 / ALPHA
-    rounds = next(n for n in range(1, 100) if slower_evidence([math.log(factor)] * n, math.log(1.01)) >= needed)
-    assert 2 <= rounds <= most
-
-
-def test_no_number_of_rounds_shows_that_an_equal_tactic_is_slower() -> None:
-    """Signs that alternate, and a tactic exactly at the margin."""
-    for count in range(1, 200):
-        assert slower_evidence([0.02 if i % 2 else 0.0 for i in range(count)], math.log(1.01)) < 1 / ALPHA
-        assert slower_evidence([math.log(1.01)] * count, math.log(1.01)) < 1
 
 
 @given(st.lists(st.floats(-1e3, 1e3), max_size=30), st.integers(1, 6))

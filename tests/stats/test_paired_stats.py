@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from fractions import Fraction
 
@@ -13,10 +12,8 @@ from hypothesis import strategies as st
 
 from tunebook.stats import (
     Matrix,
-    block_inflation,
     centred,
     centred_medians,
-    expected_loss,
     median_interval,
     ratio_interval,
 )
@@ -111,62 +108,3 @@ def test_the_leader_is_found_through_a_drift_that_hides_it() -> None:
     logs = drift + rng.normal(0, 0.01, (3, 20)) + np.array([[0.05], [0.0], [0.1]])
     assert int(centred_medians(logs).argmin()) == 1
     assert centred_medians(logs) == pytest.approx([0.0, -0.05, 0.05], abs=0.02)
-
-
-def exact_loss(logs: Matrix, leader: int) -> float:
-    """The bootstrap's expectation, over every resample there is."""
-    tactics, rounds = logs.shape
-    columns = [[float(logs[t, r]) - sorted_median(logs[:, r]) for t in range(tactics)] for r in range(rounds)]
-    losses = []
-    for picks in itertools.product(range(rounds), repeat=rounds):
-        medians = [sorted_median(np.array([columns[r][t] for r in picks])) for t in range(tactics)]
-        losses.append(medians[leader] - min(medians))
-    return sum(losses) / len(losses)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_an_expected_loss_is_that_of_all_resamples(seed: int) -> None:
-    logs = np.random.default_rng(seed).normal(0, 0.05, (3, 5))
-    for leader in range(3):
-        exact = exact_loss(logs, leader)
-        found = expected_loss(logs, leader, np.random.default_rng(100 + seed), draws=20_000)
-        assert found == pytest.approx(exact, rel=0.05, abs=5e-4)
-
-
-def test_an_expected_loss_is_nothing_for_one_that_always_leads_and_its_distance_for_one_that_never_does() -> None:
-    logs = np.log(np.array([[1.0] * 8, [1.2] * 8, [1.1] * 8]))
-    rng = np.random.default_rng(0)
-    assert expected_loss(logs, 0, rng) == 0
-    assert expected_loss(logs, 1, rng) == pytest.approx(math.log(1.2))
-    assert expected_loss(logs[:1], 0, rng) == 0
-
-
-def autoregressive(rho: float, count: int, seed: int) -> list[float]:
-    rng = np.random.default_rng(seed)
-    values = [float(rng.normal())]
-    for step in rng.normal(0, math.sqrt(1 - rho**2), count - 1):
-        values.append(rho * values[-1] + float(step))
-    return values
-
-
-def test_blocks_of_independent_values_are_not_inflated_and_those_of_dependent_ones_are() -> None:
-    independent = [block_inflation(autoregressive(0.0, 200, seed)) for seed in range(40)]
-    dependent = [block_inflation(autoregressive(0.8, 200, seed)) for seed in range(40)]
-    assert np.mean(independent) == pytest.approx(1.0, abs=0.25)
-    # block means of an AR(1): n·var(mean)/var = (1+ρ)/(1-ρ) - 2ρ(1-ρ^n)/(n(1-ρ)²)
-    expected = 1.8 / 0.2 - 2 * 0.8 * (1 - 0.8**10) / (10 * 0.2**2)
-    assert np.mean(dependent) == pytest.approx(expected, rel=0.25)
-    assert min(dependent) > np.mean(independent)
-
-
-def test_too_few_blocks_and_constant_values_say_nothing_of_dependence() -> None:
-    values = autoregressive(0.9, 29, 0)
-    assert block_inflation(values) == 0
-    assert block_inflation([1.0] * 100) == 0
-    assert block_inflation([*values, 0.0]) > 0
-
-
-def test_an_inflation_is_the_variance_of_block_means_over_what_independence_gives() -> None:
-    values = [1.0, 3.0, 2.0, 6.0, 5.0, 7.0, 99.0]
-    means = np.array([2.0, 4.0, 6.0])
-    assert block_inflation(values, block=2) == pytest.approx(means.var(ddof=1) / (np.array(values).var(ddof=1) / 2))

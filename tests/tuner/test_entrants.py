@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,42 +14,11 @@ import torch
 import tunebook as tb
 from tunebook.dispatch import FREE, Op, collecting
 from tunebook.errors import UsageError
-from tunebook.records import DEFAULT, Environment, Member, Offered, Problem, Rejected, Tactic, Timed, Verdict
+from tunebook.records import DEFAULT, Member, Offered, Problem, Rejected, Tactic, Timed, Verdict
 from tunebook.store import Run, read_run, resolve_policy
 from tunebook.tuner import Answer, Collection, Outcome, Selection, Session, answer, available_runners, tasks
 
 pytestmark = pytest.mark.usefixtures("clean_ops")
-
-
-class Machine:
-    """A device whose clock moves when a tactic works."""
-
-    name = "cpu"
-
-    def __init__(self, seed: int = 0) -> None:
-        self.now = 0.0
-        self.rng = random.Random(seed)
-
-    def work(self, seconds: float) -> None:
-        self.now += seconds * (1 + 0.01 * self.rng.random())
-
-    def clock(self) -> float:
-        return self.now
-
-    def synchronize(self) -> None:
-        self.now += 1e-9
-
-    def stream(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def environment(self) -> Environment:
-        return Environment(hard={"device": "made up"})
-
-    def free_memory(self) -> int:
-        return 1 << 33
-
-    def cache_bytes(self) -> int:
-        return 0
 
 
 @dataclass
@@ -70,8 +37,8 @@ class Offer:
 class World:
     """One machine with one op, declared anew by `offer`, as each new process would."""
 
-    def __init__(self, cache: Path) -> None:
-        self.machine = Machine()
+    def __init__(self, machine: Any, cache: Path) -> None:
+        self.machine = machine
         self.cache = cache
         self.calls: Counter[str] = Counter()
         self.order: list[str] = []
@@ -148,8 +115,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path / "cache.json")
+def world(machine: Any, tmp_path: Path) -> World:
+    return World(machine, tmp_path / "cache.json")
 
 
 def key(size: int = 1) -> str:

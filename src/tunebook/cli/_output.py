@@ -131,8 +131,8 @@ def _lines() -> Progress:
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """``1.84x [1.79, 1.90]``"""
-    return f"{value:.2f}x [{low:.2f}, {high:.2f}]"
+    """``1.84× [1.79, 1.90]``"""
+    return f"{value:.2f}× [{low:.2f}, {high:.2f}]"
 
 
 def duration(seconds: float) -> str:

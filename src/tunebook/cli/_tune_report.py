@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 from tunebook.cli._output import duration, interval, say, size
 from tunebook.cli._tables import table
 from tunebook.dispatch import OPS
 from tunebook.engine import TuneReport
-from tunebook.records import Phase, Plan, Tactic, Verdict
+from tunebook.records import Effect, Phase, Plan, Tactic, Verdict
 
 #: The costliest problems are shown; `tunebook show` prints all.
 SHOWN = 12
@@ -66,7 +67,7 @@ def _seconds(report: TuneReport) -> None:
 
 
 def print_verdicts(title: str, verdicts: Sequence[Verdict]) -> None:
-    """A line a problem: winner, speed-up over the default, status."""
+    """A line a problem: winner, speed-up over the default, status, and what that rests on."""
     rows = [
         (
             v.problem,
@@ -74,17 +75,23 @@ def print_verdicts(title: str, verdicts: Sequence[Verdict]) -> None:
             duration(v.seconds) if v.seconds else "-",
             interval(v.speedup, v.low, v.high),
             v.status,
-            _remark(v),
+            str(v.rounds) if v.rounds else "-",
+            duration(v.measured) if v.measured else "-",
+            remark(v),
         )
         for v in verdicts
     ]
-    table(title, ("problem", "winner", ">time", ">over default", "status", "remark"), rows)
+    columns = ("problem", "winner", ">time", ">over default", "status", ">rounds", ">spent", "remark")
+    table(title, columns, rows)
 
 
-def _remark(verdict: Verdict) -> str:
+def remark(verdict: Verdict) -> str:
+    """What else there is to know of a verdict: ties, the loss to expect, how much of its space was seen, rejections."""
     ties = f"ties with {len(verdict.ties)}" if verdict.ties else ""
+    loss = "" if verdict.status == "proven" or not verdict.loss else f"expected loss {math.expm1(verdict.loss):.1%}"
+    seen = f"saw {verdict.seen:,} of {verdict.space:,}" if 0 < verdict.seen < verdict.space else ""
     rejected = f"{len(verdict.rejected)} rejected" if verdict.rejected else ""
-    return ", ".join(part for part in (ties, rejected, verdict.note) if part)
+    return ", ".join(part for part in (ties, loss, seen, rejected, verdict.note) if part)
 
 
 def print_own(own: tuple[str, str], verdicts: Sequence[Verdict], plan: Plan | None) -> None:
@@ -120,7 +127,7 @@ def print_own(own: tuple[str, str], verdicts: Sequence[Verdict], plan: Plan | No
 
 
 def print_plan(plan: Plan) -> None:
-    """The whole-model comparison, and the layouts with what they take."""
+    """The whole-model comparison, what became of each op's gain, and the layouts with what they take."""
     table(
         "Whole model, default against tuned, interleaved (95 % intervals)",
         ("phase", ">batch", ">tokens", ">default ms", ">tuned ms", ">speed-up", "verdict"),
@@ -129,11 +136,50 @@ def print_plan(plan: Plan) -> None:
     if plan.overall is not None:
         o = plan.overall
         say(f"overall: {interval(o.speedup, o.speedup_low, o.speedup_high)}, {o.outcome}")
+    print_effects("Predicted against measured, per op (saved in a step of the model)", plan.effects)
+    if plan.reverted:
+        say(f"reverted to the default, the model is faster without them ({len(plan.reverted)}):")
+        for key, name in plan.reverted.items():
+            say(f"  {key}: {name}")
     active = "active" if plan.active else "NOT active: slower than the default on the whole model"
     say(
         f"plan: {active}; prepared weights {size(plan.bytes)}"
         + "".join(f"\n  {family}: {', '.join(names)}" for family, names in plan.layouts.items())
     )
+
+
+def print_effects(title: str, effects: Sequence[Effect]) -> None:
+    """The costliest problems of the model with what they were to save and did save; then those whose gain did not arrive."""
+    heavy = sorted(effects, key=lambda e: -e.default_ms)
+    shown = [effect for effect in heavy if effect.outcome != "immaterial"][:SHOWN]
+    if len(shown) < len(effects):
+        title += f", {len(shown)} of {len(effects)}"
+    table(
+        title,
+        ("phase", "problem", "tactic", ">calls", ">default ms", ">predicted ms", ">measured ms", "outcome"),
+        [
+            (
+                e.phase,
+                e.problem,
+                e.tactic,
+                str(e.calls),
+                f"{e.default_ms:.3g}",
+                f"{e.predicted_ms:.3g}",
+                measured(e),
+                e.outcome,
+            )
+            for e in shown
+        ],
+    )
+    missing = [f"{e.problem} in {e.phase} ({e.predicted_ms:.3g} ms predicted, {measured(e)} measured)"
+               for e in heavy if e.missing]  # fmt: skip
+    if missing:
+        say(f"predicted gain did not arrive: {'; '.join(missing)}")
+
+
+def measured(effect: Effect) -> str:
+    """``3.1 [2.8, 3.3]``: milliseconds saved, with the interval."""
+    return f"{effect.measured_ms:.3g} [{effect.low_ms:.3g}, {effect.high_ms:.3g}]"
 
 
 def _phase(phase: Phase) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from tunebook.cli._run import edge
 from tunebook.cli._tables import table
 
 if TYPE_CHECKING:
-    from tunebook.records import Environment
+    from tunebook.records import Environment, TrialLine
 
 #: So many caches of other environments are named.
 OTHERS = 4
@@ -26,22 +27,29 @@ def show(
         int | None,
         typer.Option(help="The thread count whose cache is shown. Default: TUNEBOOK_THREADS, else torch's."),
     ] = None,
+    problem: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Show this problem, or those whose key contains the text, in full."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Print the verdicts and plans that a cache or a run file holds, and what of it cannot be served."""
     with edge():
-        _show(path, threads, as_json)
+        _show(path, threads, problem, as_json)
 
 
-def _show(path: Path | None, threads: int | None, as_json: bool) -> None:
+def _show(path: Path | None, threads: int | None, problem: str | None, as_json: bool) -> None:
     import msgspec
 
+    from tunebook.cli._show_problem import matching, print_problem
     from tunebook.store import Run, read_any
 
     path = path or _default_cache(threads)
     found = read_any(path)
     plans = dict(found.plans)
-    verdicts = sorted(found.verdicts.values(), key=lambda v: v.problem)
+    wanted = dict(found.verdicts) if problem is None else {v.problem: v for v in matching(found.verdicts, problem)}
+    verdicts = [wanted[key] for key in sorted(wanted)]
+    trials = found.trials if isinstance(found, Run) else ()
     environment = found.header.environment if isinstance(found, Run) else found.environment
     if as_json:
         print_json(
@@ -53,8 +61,13 @@ def _show(path: Path | None, threads: int | None, as_json: bool) -> None:
                 "plans": {key: msgspec.to_builtins(plan) for key, plan in plans.items()},
                 "misses": [str(miss) for miss in found.misses],
                 **(_run_facts(found) if isinstance(found, Run) else {}),
+                **({"trial_lines": _trials(trials, wanted)} if problem is not None and trials else {}),
             }
         )
+        return
+    if problem is not None:
+        for verdict in verdicts:
+            print_problem(verdict, trials, plans.values())
         return
     from tunebook.cli._tune_report import print_plan, print_verdicts
 
@@ -65,8 +78,8 @@ def _show(path: Path | None, threads: int | None, as_json: bool) -> None:
     if environment is not None:
         table("Environment", ("field", "value"), [*environment.hard.items(), *environment.soft.items()])
     print_verdicts("Verdicts", verdicts)
-    rejected = [(v.problem, r.tactic, r.reason, r.detail) for v in verdicts for r in v.rejected]
-    table("Rejected tactics", ("problem", "tactic", "reason", "detail"), rejected)
+    rejected = [(v.problem, r.tactic, r.reason, r.t4, r.detail) for v in verdicts for r in v.rejected]
+    table("Rejected tactics", ("problem", "tactic", "reason", "T4 class", "detail"), rejected)
     for plan in plans.values():
         say(f"\nplan for {plan.model} ({', '.join(plan.requested)})")
         print_plan(plan)
@@ -85,6 +98,17 @@ def _run_facts(found: Any) -> dict[str, Any]:
         "complete": footer is not None and not found.torn,
         "note": header.note,
     }
+
+
+def _trials(lines: Iterable[TrialLine], wanted: Container[str]) -> dict[str, list[Any]]:
+    """Every trial of the wanted problems, by problem, as the run file has it."""
+    import msgspec
+
+    found: dict[str, list[Any]] = {}
+    for line in lines:
+        if line.problem in wanted:
+            found.setdefault(line.problem, []).append(msgspec.to_builtins(line.trial))
+    return found
 
 
 def _default_cache(threads: int | None) -> Path:

@@ -1,10 +1,11 @@
-"""Devices: clock, synchronise, streams and environment facts behind one interface."""
+"""Devices: clock, synchronise, streams, flushes, graphs and environment facts behind one interface."""
 
 from typing import Any
 
 from tunebook.devices._base import Device
 from tunebook.devices._cpu import CpuDevice
 from tunebook.devices._cuda import CudaDevice
+from tunebook.devices._flush import Flush
 from tunebook.devices._isa import cache_sizes, cpu_isa, cpu_model, usable_cores
 from tunebook.errors import UsageError
 
@@ -23,6 +24,7 @@ __all__ = [
     "CpuDevice",
     "CudaDevice",
     "Device",
+    "Flush",
     "cache_sizes",
     "cpu_isa",
     "cpu_model",

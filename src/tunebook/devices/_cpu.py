@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+from tunebook.devices._flush import Flush
 from tunebook.devices._isa import cache_sizes, cpu_isa, cpu_model, usable_cores
+from tunebook.errors import UsageError
 from tunebook.records import Environment
 
+#: A flush reads at most this much (1 to 3 ms): larger last-level caches are shared by many cores and never one layer's own.
+FLUSH_BYTES = 64 << 20
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
@@ -67,6 +73,15 @@ class CpuDevice:
     def cache_bytes(self) -> int:
         caches = cache_sizes()
         return caches.get("l3", 0) or caches.get("l2", 0)
+
+    def flush(self) -> Flush:
+        return Flush.shared(min(self.cache_bytes() or FLUSH_BYTES, FLUSH_BYTES))
+
+    def no_capture(self) -> str | None:
+        return "a CPU has no graphs to capture calls in"
+
+    def capture(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        raise UsageError(f"measurement policy 'captured': {self.no_capture()}; measure with 'eager' there")
 
 
 def _onednn() -> str:

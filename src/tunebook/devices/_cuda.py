@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from tunebook.devices._cpu import CpuDevice
+from tunebook.devices._flush import Flush
 from tunebook.records import Environment
+
+#: Calls before a capture: libraries allocate, choose algorithms and load kernels in their first ones, which no graph may hold.
+CAPTURE_WARM_UP = 3
+#: A flush reads this many times the L2: it is not emptied strictly in order.
+FLUSH_RATIO = 2
 
 
 class CudaDevice:
@@ -64,3 +70,28 @@ class CudaDevice:
 
     def cache_bytes(self) -> int:
         return int(getattr(self._cuda.get_device_properties(self.index), "L2_cache_size", 0))
+
+    def flush(self) -> Flush:
+        return Flush.shared(FLUSH_RATIO * self.cache_bytes(), self.name)
+
+    def no_capture(self) -> str | None:
+        return None
+
+    def capture(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """A CUDA graph of `call`, warmed up and captured on one side stream, as PyTorch asks for.
+
+        The result lies in the graph's own memory: every replay writes it anew.
+        """
+        graph = self._cuda.CUDAGraph()
+        with self._stream() as own:
+            for _ in range(CAPTURE_WARM_UP):
+                call()
+            self.synchronize()
+            with self._cuda.graph(graph, stream=own):
+                result = call()
+
+        def replay() -> Any:
+            graph.replay()
+            return result
+
+        return replay

@@ -8,12 +8,14 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Any
 
+from tunebook.devices import device_of
 from tunebook.dispatch import Binding, Scope
 from tunebook.engine._forward import experts_forward, linear_forward
 from tunebook.errors import ModelError, UsageError
 from tunebook.kernels import ACTIVATIONS
 from tunebook.kernels import experts as experts_op
 from tunebook.kernels import linear as linear_op
+from tunebook.measure import MeasurementPolicy
 
 logger = logging.getLogger("tunebook.engine")
 
@@ -59,18 +61,26 @@ class Attachment:
         self.detach()
 
 
-def attach(model: Any, ops: Sequence[str] = ATTACHABLE) -> Attachment:
+def attach(
+    model: Any, ops: Sequence[str] = ATTACHABLE, *, measurement: MeasurementPolicy | str = MeasurementPolicy.EAGER
+) -> Attachment:
     """Make a Transformers model's operations tunable: every ``nn.Linear``, and the experts of ``ExpertsInterface`` models.
+
+    measurement: how the model will run, "eager" or "captured" (as a CUDA graph): tactics are timed so, and what was tuned
+    one way says nothing about the other.
 
     Until something is tuned the model computes exactly what it did. Tactics serve inference only: a model in training
     mode, or with parameters that want gradients while gradients are on, is warned about in the log. Raises ModelError for
     experts of a form that the op `experts` does not express (named, with the way to attach the rest), for a model that is
-    attached already, and for a model in which nothing can be attached; UsageError for an unknown op.
+    attached already, and for a model in which nothing can be attached; UsageError for an unknown op, and for a measurement
+    that the model's device cannot follow.
     """
+    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    policy = MeasurementPolicy.of(measurement, device_of(device))
     for name in ops:
         if name not in ATTACHABLE:
             raise UsageError(f"op {name!r} cannot be attached; there are {', '.join(ATTACHABLE)}")
-    scope = Scope(type(model).__name__)
+    scope = Scope(type(model).__name__, measurement=policy.value)
     found: dict[str, tuple[Any, Binding]] = {}
     chosen = list(_modules(model, ops))
     for name, module, bind in chosen:

@@ -79,7 +79,9 @@ class TuneReport:
                 "active": bool(plan and plan.active),
                 "bytes": plan.bytes if plan else 0,
                 "tactics": dict(plan.tactics) if plan else {},
+                "reverted": dict(plan.reverted) if plan else {},
             },
+            "effects": [msgspec.to_builtins(effect) for effect in (plan.effects if plan else ())],
             "phases": [
                 {**msgspec.to_builtins(phase), "outcome": phase.outcome} for phase in (plan.phases if plan else ())
             ],

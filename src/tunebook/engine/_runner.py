@@ -21,7 +21,7 @@ from tunebook.engine.models import LoadedModel, load
 from tunebook.engine.models import Progress as LoadProgress
 from tunebook.envs import envs
 from tunebook.errors import UsageError
-from tunebook.measure import Budget
+from tunebook.measure import Budget, MeasurementPolicy
 from tunebook.records import Plan
 from tunebook.store import Policy, ResolvedPolicy, resolve_policy
 from tunebook.tuner import Progress, Selection, Session
@@ -34,6 +34,7 @@ class ModelRunner:
 
     threads: how many threads torch uses from now on in this process; by default TUNEBOOK_THREADS, else as torch decides.
     ops: which operations are attached; leave "experts" out for a model whose experts cannot be.
+    measurement: how the model will run, "eager" or "captured"; see `attach`.
     Raises ModelError for a model that cannot be loaded or attached.
     """
 
@@ -43,13 +44,14 @@ class ModelRunner:
         *,
         threads: int | None = None,
         ops: Sequence[str] = ATTACHABLE,
+        measurement: MeasurementPolicy | str = MeasurementPolicy.EAGER,
         device: Device | None = None,
         progress: LoadProgress | None = None,
     ) -> None:
         set_threads(threads)
         self.device = device or device_of("cpu")
         self.loaded = load(model, progress=progress) if isinstance(model, str) else model
-        self.attachment = attach(self.loaded.model, ops)
+        self.attachment = attach(self.loaded.model, ops, measurement=measurement)
         self.plan: Plan | None = None
         self._steps: dict[PhaseRequest, Callable[[], Any]] = {}
 

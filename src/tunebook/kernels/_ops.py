@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,20 +69,43 @@ def _resample_experts(dynamic: Sequence[Any], sizes: Mapping[str, int], rng: ran
     return tuple(value.index_select(0, rows) for value in dynamic)
 
 
+def _extreme_routings(args: Sequence[Any], rng: random.Random) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Routings that a live batch seldom shows: one expert has everything, most have nothing, choices without an expert."""
+    x, index, scores, _, down, _ = args
+    experts, choices = len(down), index.shape[1]
+    one = rng.randrange(experts)
+    yield f"every choice is expert {one}", (x, torch.full_like(index, one), scores)
+    if choices < experts:
+        # Spread out, and not the first: idle experts lie before and between busy ones.
+        few = [experts - 1 - i * experts // choices for i in reversed(range(choices))]
+        same = torch.tensor(few, dtype=index.dtype, device=index.device).expand_as(index).contiguous()
+        yield f"every token has the experts {few}, the others are idle", (x, same, scores)
+    some = index.clone(memory_format=torch.contiguous_format)
+    some.view(-1)[::2] = experts
+    if len(some) > 1:
+        some[0] = experts
+    yield "half of the choices have no expert", (x, some, scores)
+    yield "no choice has an expert", (x, torch.full_like(index, experts), scores)
+
+
 @op(
     "experts",
     buckets=_ROWS,
     constants=("gate_up", "down", "activation"),
     describe=_describe_experts,
     resample=_resample_experts,
+    extremes=_extreme_routings,
     lead="x",
 )
 def experts(x: Tensor, index: Tensor, scores: Tensor, gate_up: Tensor, down: Tensor, activation: str) -> Tensor:
     """A gated mixture of experts, summed over each token's choices.
 
-    x [M, H]; index [M, K] int64 in 0…E (E: no expert); scores [M, K], any float dtype; gate_up [E, 2I, H], gate rows
-    first; down [E, H, I]; activation, a name such as "silu". Returns [M, H] in x's dtype:
+    x [M, H]; index [M, K] int64 in 0…E (E: no expert; an expert may stand in a row twice); scores [M, K], any float dtype;
+    gate_up [E, 2I, H], gate rows first; down [E, H, I]; activation, a name such as "silu". Returns [M, H] in x's dtype:
     the sum over k of scores[m, k] · down[e] @ (act(gate) · up), e = index[m, k].
+
+    A tactic is checked on routings of every kind, whatever the live ones are: one expert with all tokens, idle experts,
+    and, where the default takes them, choices without an expert.
     """
     from tunebook.kernels._experts._torch import loop
 

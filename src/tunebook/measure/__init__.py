@@ -6,7 +6,9 @@ from tunebook.measure._candidate import Candidate, Clock, sample
 from tunebook.measure._check import Case, Finding, Passed, Reference, check, compare, failure
 from tunebook.measure._choose import Choice, choose, rescale
 from tunebook.measure._guard import memory_limit, refuse_for_memory
-from tunebook.measure._race import MAX_ROUNDS, Entry, RaceResult, race
+from tunebook.measure._policy import MeasurementPolicy
+from tunebook.measure._race import MAX_ROUNDS, race
+from tunebook.measure._result import Entry, RaceResult, drifted
 from tunebook.measure._screen import SCREENING, first_look, hopeless
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Clock",
     "Entry",
     "Finding",
+    "MeasurementPolicy",
     "Passed",
     "RaceResult",
     "Reference",
@@ -28,6 +31,7 @@ __all__ = [
     "check",
     "choose",
     "compare",
+    "drifted",
     "failure",
     "first_look",
     "hopeless",

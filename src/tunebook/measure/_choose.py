@@ -1,4 +1,4 @@
-"""The choice: the leader by round-centred medians, ties within 1 % settled by a fixed preference, and the frontier."""
+"""The choice: the leader by the robust fit, ties within 1 % settled by a fixed preference, what was shown, the frontier."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tunebook.measure._race import ACCEPTED_LOSS, Entry, RaceResult
+from tunebook.measure._evidence import shown
+from tunebook.measure._race import ACCEPTED_LOSS
+from tunebook.measure._result import Entry, RaceResult, log_times
 from tunebook.records import Member, Status
-from tunebook.stats import Interval, centred_medians, ratio_interval
+from tunebook.stats import Interval, ratio_interval, two_way
 
 #: A survivor within this of the leader is a tie. Not eliminated is not tied.
 TIE_MARGIN = math.log(1.01)
@@ -18,7 +20,13 @@ TIE_MARGIN = math.log(1.01)
 
 @dataclass(frozen=True)
 class Choice:
-    """The winner, how sure that is, its speed-up over the default, the tie set and the frontier (winner first)."""
+    """The winner, how sure that is, its speed-up over the default, the tie set and the frontier (winner first).
+
+    `status` says what was shown: *proven*, that every other tactic is either shown to be slower (eliminated) or shown not to
+    be more than `EQUIVALENCE` faster than the winner; *likely*, that choosing the leader is expected to cost at most
+    `ACCEPTED_LOSS`, and the winner is the leader or a tie with it; *unresolved*, neither. `loss` is what choosing the winner
+    is expected to cost, as a log-ratio.
+    """
 
     winner: str
     status: Status
@@ -26,6 +34,7 @@ class Choice:
     seconds: float
     ties: tuple[str, ...]
     frontier: tuple[Member, ...]
+    loss: float
 
 
 def choose(
@@ -40,28 +49,29 @@ def choose(
     then the default, then the least memory, then the name's order, so that two tunings agree.
     """
     alive = list(result.survivors)
-    medians = centred_medians(np.log(np.array([entry.samples for entry in alive], dtype=float)))
-    least = float(medians.min())
-    tied = [entry for entry, median in zip(alive, medians, strict=True) if median - least <= TIE_MARGIN]
+    logs = log_times(alive)
+    fit = two_way(logs)
+    tied = [i for i, effect in enumerate(fit.effects) if effect - fit.effects.min() <= TIE_MARGIN]
 
-    def preference(entry: Entry) -> tuple[bool, bool, int, str]:
+    def preference(index: int) -> tuple[bool, bool, int, str]:
+        entry = alive[index]
         return (entry.name != incumbent, entry is not result.default, entry.candidate.bytes, entry.name)
 
-    winner = min(tied, key=preference)
+    first = min(tied, key=preference)
+    winner, loss = alive[first], result.losses[first]
+    if shown(logs, fit, first, len(result.entries)):
+        status: Status = "proven"
+    else:
+        status = "likely" if result.loss <= ACCEPTED_LOSS else "unresolved"
     return Choice(
         winner=winner.name,
-        status=_status(result),
+        status=status,
         speedup=_paired(result.default, winner),
         seconds=float(np.median(winner.samples)),
-        ties=tuple(sorted(entry.name for entry in tied if entry is not winner)),
+        ties=tuple(sorted(alive[i].name for i in tied if i != first)),
         frontier=_frontier([*result.entries, *screened], winner, group_of),
+        loss=loss,
     )
-
-
-def _status(result: RaceResult) -> Status:
-    if result.stopped in ("one left", "equal"):
-        return "proven"
-    return "likely" if result.stopped == "loss" or result.loss <= ACCEPTED_LOSS else "unresolved"
 
 
 def _paired(slow: Entry, fast: Entry) -> Interval:

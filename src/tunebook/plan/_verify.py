@@ -11,7 +11,7 @@ import numpy as np
 
 from tunebook.dispatch import Scope
 from tunebook.measure import Budget, Clock
-from tunebook.records import Overall, Phase
+from tunebook.records import Overall, Phase, phase_name
 from tunebook.stats import ratio_interval
 
 #: Below six pairs no distribution-free 95 % interval of a median exists.
@@ -31,6 +31,14 @@ class Step:
     tokens: int
     run: Callable[[], object]
 
+    @property
+    def name(self) -> str:
+        return phase_name(self.phase, self.batch, self.tokens)
+
+
+#: What a comparison says: each phase, in the order of its steps, and all together.
+Proof = tuple[tuple[Phase, ...], Overall]
+
 
 @dataclass
 class _Pairs:
@@ -46,17 +54,20 @@ def verify(
     budget: Budget,
     rng: random.Random,
     progress: Callable[[int, int, str], None] | None = None,
-) -> tuple[tuple[Phase, ...], Overall] | None:
+    *,
+    reserve: int = 0,
+) -> Proof | None:
     """Compare the scope's tuned plan with the default on every step.
 
     After a warm-up of both, whose time says how many rounds fit the budget (6 to 16, settled before the first, since an
     interval that is looked at until it pleases is none), each round runs default and tuned of every phase one after the
-    other in random order. None where the machine is so much busier than when the budget was planned that not even six
-    rounds fit half as much again. The scope is left tuned.
+    other in random order. The time of `reserve` further rounds is left over, where more than six fit. None where the machine
+    is so much busier than when the budget was planned that not even six rounds fit half as much again. The scope is left
+    tuned.
     """
     pairs = [_Pairs(step) for step in steps]
     try:
-        complete = _compare(pairs, scope, clock, budget, rng, progress)
+        complete = _compare(pairs, scope, clock, budget, rng, progress, reserve)
     finally:
         scope.switch(True)
     if not complete:
@@ -71,6 +82,7 @@ def _compare(
     budget: Budget,
     rng: random.Random,
     progress: Callable[[int, int, str], None] | None,
+    reserve: int,
 ) -> bool:
     """Fill the pairs; False where not even `MIN_ROUNDS` rounds fit."""
     started = clock.clock()
@@ -80,7 +92,8 @@ def _compare(
             pair.step.run()
     clock.synchronize()
     once = max(clock.clock() - started, 1e-9)
-    rounds = MAX_ROUNDS if math.isinf(budget.seconds) else max(MIN_ROUNDS, min(MAX_ROUNDS, int(budget.left() / once)))
+    fits = MAX_ROUNDS if math.isinf(budget.seconds) else int(budget.left() / once) - reserve
+    rounds = max(MIN_ROUNDS, min(MAX_ROUNDS, fits))
     for done in range(rounds):
         if budget.spent() > OVERDRAFT * budget.seconds:
             return done >= MIN_ROUNDS

@@ -3,7 +3,7 @@
 from tunebook.records._base import SCHEMA, Record
 from tunebook.records.environment import Environment
 from tunebook.records.files import CacheDocument, Footer, Header, PlanLine, RunLine, TrialLine, VerdictLine
-from tunebook.records.plan import Outcome, Overall, Phase, Plan, outcome
+from tunebook.records.plan import Arrival, Effect, Outcome, Overall, Phase, Plan, outcome, phase_name
 from tunebook.records.problem import SIGNS, Dim, Problem
 from tunebook.records.tactic import DEFAULT, Scalar, Tactic
 from tunebook.records.verdict import Member, Offered, Reason, Rejected, Status, Timed, Verdict
@@ -12,8 +12,10 @@ __all__ = [
     "DEFAULT",
     "SCHEMA",
     "SIGNS",
+    "Arrival",
     "CacheDocument",
     "Dim",
+    "Effect",
     "Environment",
     "Footer",
     "Header",
@@ -37,4 +39,5 @@ __all__ = [
     "Verdict",
     "VerdictLine",
     "outcome",
+    "phase_name",
 ]

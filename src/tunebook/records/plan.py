@@ -8,8 +8,12 @@ from typing import Any, Literal
 import msgspec
 
 from tunebook.records._base import Record, check_seconds
+from tunebook.records.problem import Problem
+from tunebook.records.tactic import Tactic
 
 Outcome = Literal["faster", "no difference", "slower"]
+#: What became of a predicted gain in the model itself; "slower" is a gain that became a loss.
+Arrival = Literal["arrived", "did not arrive", "slower", "immaterial"]
 
 
 class Phase(Record, frozen=True, kw_only=True):
@@ -35,11 +39,47 @@ class Phase(Record, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        return f"decode_{self.batch}" if self.phase == "decode" else f"{self.phase}_{self.tokens}"
+        return phase_name(self.phase, self.batch, self.tokens)
 
     @property
     def outcome(self) -> Outcome:
         return outcome(self.speedup_low, self.speedup_high)
+
+
+class Effect(Record, frozen=True, kw_only=True):
+    """What one tuned problem was predicted to save in a step of one phase, and what it saved there.
+
+    All times are milliseconds a step, over all `calls` of the problem in it: `default_ms` is what the default takes in the
+    model, `predicted_ms` the saving that the verdict promises on that, `measured_ms` the median saving of interleaved rounds
+    with its 95 % interval `low_ms` to `high_ms` (negative: a loss). `phase` is a `Phase.name`.
+    """
+
+    problem: str
+    phase: str
+    tactic: str
+    calls: int
+    default_ms: float
+    predicted_ms: float
+    measured_ms: float
+    low_ms: float
+    high_ms: float
+    outcome: Arrival
+
+    def __post_init__(self) -> None:
+        Problem.parse(self.problem)
+        Tactic.parse(self.tactic)
+        check_seconds(self.problem, self.default_ms)
+        if not -math.inf < self.low_ms <= self.measured_ms <= self.high_ms < math.inf:
+            raise ValueError(
+                f"{self.problem}: saving {self.measured_ms} ms is not inside its interval [{self.low_ms}, {self.high_ms}]"
+            )
+        if not math.isfinite(self.predicted_ms):
+            raise ValueError(f"{self.problem}: a predicted saving of {self.predicted_ms} ms")
+
+    @property
+    def missing(self) -> bool:
+        """Whether a gain was predicted that is not there, or a loss came instead."""
+        return self.outcome in ("did not arrive", "slower")
 
 
 class Overall(Record, frozen=True, kw_only=True):
@@ -62,7 +102,9 @@ class Plan(Record, frozen=True, kw_only=True):
 
     `requested` is what the dummy run was asked for (``decode 16``, ``prefill 512``); `modules` gives the problem families
     of each attached module; `layouts` are the prepared weights by problem family; `bytes` is what they take beyond the
-    model's own; `active` is false where the comparison found the plan slower than the default.
+    model's own; `active` is false where the comparison found the plan slower than the default. `effects` are what its
+    problems save in the model, measured before anything was reverted. `reverted` gives, by problem key, the tactic that won
+    its race and yet makes the model slower: the verdict stands, the plan serves the default.
     """
 
     model: str
@@ -76,12 +118,19 @@ class Plan(Record, frozen=True, kw_only=True):
     active: bool = True
     phases: tuple[Phase, ...] = ()
     overall: Overall | None = None
+    effects: tuple[Effect, ...] = ()
+    reverted: dict[str, str] = {}
     left_out: int = 0
     run: str = ""
 
     def replace(self, **changes: Any) -> Plan:
         """A copy with some fields changed."""
         return msgspec.structs.replace(self, **changes)
+
+
+def phase_name(phase: str, batch: int, tokens: int) -> str:
+    """``decode_16``, ``prefill_512``: what a phase is called in files."""
+    return f"decode_{batch}" if phase == "decode" else f"{phase}_{tokens}"
 
 
 def outcome(low: float, high: float) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from tunebook.records._base import Record, check_name
@@ -84,13 +85,16 @@ class Problem(Record, frozen=True, kw_only=True):
         if len(parts) not in (4, 5):
             raise ValueError(f"problem key {key!r} has {len(parts)} parts, not op|attributes|dtypes|dimensions")
         op, attrs, dtypes, dims = parts[:4]
-        return cls(
-            op=op,
-            attrs=tuple(_pairs(attrs, key)),
-            dtypes=tuple(unquote(dtype) for dtype in dtypes.split(",") if dtype),
-            dims=tuple(_dim(dim, key) for dim in dims.split(",") if dim),
-            policy=parts[4] if len(parts) == 5 else "eager",
-        )
+        try:
+            return cls(
+                op=op,
+                attrs=_attrs(attrs),
+                dtypes=_dtypes(dtypes),
+                dims=_dims(dims),
+                policy=parts[4] if len(parts) == 5 else "eager",
+            )
+        except _BadPartError as error:
+            raise ValueError(f"problem key {key!r}: {error}") from None
 
     def differences(self, other: Problem) -> list[str]:
         """Name each field in which two problems differ, as ``field: this ≠ that``."""
@@ -112,18 +116,40 @@ def _quote(text: str) -> str:
     return quote(text, safe=_SAFE)
 
 
-def _pairs(text: str, key: str) -> Iterator[tuple[str, str]]:
+class _BadPartError(ValueError):
+    """A part of a key that is none; `parse` adds the key."""
+
+
+# The parts of keys recur: the layers of a model share their buckets, and the buckets of a layer everything else.
+
+
+@lru_cache(maxsize=1024)
+def _attrs(text: str) -> tuple[tuple[str, str], ...]:
+    return tuple(_pairs(text))
+
+
+@lru_cache(maxsize=256)
+def _dtypes(text: str) -> tuple[str, ...]:
+    return tuple(unquote(dtype) for dtype in text.split(",") if dtype)
+
+
+@lru_cache(maxsize=1024)
+def _dims(text: str) -> tuple[Dim, ...]:
+    return tuple(_dim(dim) for dim in text.split(",") if dim)
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
     for item in text.split(",") if text else ():
         name, equals, value = item.partition("=")
         if not equals:
-            raise ValueError(f"problem key {key!r}: attribute {item!r} is not name=value")
+            raise _BadPartError(f"attribute {item!r} is not name=value")
         yield unquote(name), unquote(value)
 
 
-def _dim(text: str, key: str) -> Dim:
+def _dim(text: str) -> Dim:
     found = _DIM.fullmatch(text)
     if not found:
-        raise ValueError(f"problem key {key!r}: dimension {text!r} is not name, one of ≤ ≥ =, size")
+        raise _BadPartError(f"dimension {text!r} is not name, one of ≤ ≥ =, size")
     return Dim(
         name=unquote(found["name"]),
         size=int(found["size"]),

@@ -82,7 +82,8 @@ class Verdict(Record, frozen=True, kw_only=True):
 
     `speedup` is the default's time over the winner's, from paired rounds, with its 95 % interval; `seconds` is the
     winner's median a call; `frontier` begins with the winner; `ties` are the survivors within the tie margin of the
-    leader; `measured` is what reaching the verdict cost, in seconds.
+    leader; `measured` is what reaching the verdict cost, in seconds. `loss` is what choosing this winner is expected to
+    cost against the best, as a log-ratio; `space` tactics fit the problem, and `seen` of them were tried.
     """
 
     problem: str
@@ -100,6 +101,9 @@ class Verdict(Record, frozen=True, kw_only=True):
     rounds: int = 0
     measured: float = 0.0
     note: str = ""
+    loss: float = 0.0
+    space: int = 0
+    seen: int = 0
 
     def __post_init__(self) -> None:
         Problem.parse(self.problem)
@@ -114,3 +118,7 @@ class Verdict(Record, frozen=True, kw_only=True):
             raise ValueError(f"{self.problem}: the winner's runner {runner} is not among the offered ones")
         check_seconds(self.problem, self.seconds)
         check_seconds(self.problem, self.measured)
+        if not 0 <= self.loss < math.inf:
+            raise ValueError(f"{self.problem}: expected loss {self.loss} is not a finite log-ratio of at least 0")
+        if not 0 <= self.seen <= self.space:
+            raise ValueError(f"{self.problem}: {self.seen} tactics seen of {self.space}")

@@ -1,4 +1,4 @@
-"""Estimates from paired rounds: medians, their intervals, the leader after centring, the expected loss of choosing now."""
+"""Estimates from paired rounds without a model: medians, their intervals, ratios, rounds centred on their own median."""
 
 from __future__ import annotations
 
@@ -58,27 +58,3 @@ def centred(logs: Matrix) -> Matrix:
 def centred_medians(logs: Matrix) -> Matrix:
     """The median over rounds of the centred log times, a value a tactic. The least is the leader."""
     return np.asarray(np.median(centred(logs), axis=1), dtype=float)
-
-
-def expected_loss(logs: Matrix, leader: int, rng: np.random.Generator, draws: int = 200) -> float:
-    """What choosing `leader` now is expected to cost in log time, by a bootstrap over rounds.
-
-    In each draw the rounds are resampled, the best tactic of that draw found, and the leader's distance to it taken; the
-    mean of these distances is the loss (Chick & Inoue's opportunity cost, with the bootstrap as the posterior).
-    """
-    values = centred(logs)
-    rounds = values.shape[1]
-    picks = rng.integers(0, rounds, size=(draws, rounds))
-    medians = np.median(values[:, picks], axis=2)
-    return float(np.mean(medians[leader] - medians.min(axis=0)))
-
-
-def block_inflation(values: Sequence[float] | Matrix, block: int = 10) -> float:
-    """The variance of block means over what independent values would give; 1 without dependence, 0 below three blocks."""
-    data = np.asarray(values, dtype=float)
-    blocks = len(data) // block
-    if blocks < 3:
-        return 0.0
-    means = data[: blocks * block].reshape(blocks, block).mean(axis=1)
-    independent = data.var(ddof=1) / block
-    return float(means.var(ddof=1) / independent) if independent > 0 else 0.0

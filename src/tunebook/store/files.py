@@ -28,8 +28,10 @@ def read_bounded(path: Path, limit: int) -> bytes | Miss:
             os.close(fd)
             return Miss(kind="unreadable", where=where, detail=f"it is {_kind(status.st_mode)}, not a file")
         with os.fdopen(fd, "rb") as file:
-            # One byte beyond the limit, because the file may have grown since, or not tell its size at all.
-            data = b"" if status.st_size > limit else file.read(limit + 1)
+            data = b"" if status.st_size > limit else file.read(status.st_size + 1)
+            if len(data) > status.st_size:
+                # It has grown since, or does not tell its size. Asking for the limit at once would reserve that much.
+                data += file.read(limit + 1 - len(data))
             if status.st_size > limit or len(data) > limit:
                 size = max(status.st_size, len(data))
                 return Miss(

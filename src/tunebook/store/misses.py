@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 MissKind = Literal["absent", "empty", "unreadable", "not JSON", "schema", "environment", "entry"]
+
+#: So many bad entries are named; the rest are counted.
+MAX_ENTRY_MISSES: Final = 1000
+
+logger = logging.getLogger("tunebook.store")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,3 +31,33 @@ class Miss:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.kind}: {self.detail}"
+
+
+class Misses:
+    """The misses of the file called `where` as far as they are known: those of entries come as the entries are read.
+
+    At most `MAX_ENTRY_MISSES` are kept, the rest are counted. `loud` is set once the reader has been given what was known
+    after reading: what comes later is logged as well, since nobody may ask again.
+    """
+
+    def __init__(self, where: str, *known: Miss) -> None:
+        self.loud = False
+        self._where = where
+        self._named = list(known)
+        self._more = 0
+
+    def add(self, miss: Miss) -> None:
+        """Keep a miss, and log it if it comes late."""
+        if len(self._named) >= MAX_ENTRY_MISSES:
+            self._more += 1
+            return
+        self._named.append(miss)
+        if self.loud:
+            logger.warning("cache miss: %s", miss)
+
+    def known(self) -> tuple[Miss, ...]:
+        """Every miss so far, in the order in which they were found."""
+        if not self._more:
+            return tuple(self._named)
+        more = Miss(kind="entry", where=self._where, detail=f"{self._more} more entries cannot be served")
+        return (*self._named, more)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from filelock import FileLock, Timeout
 
 from tunebook.errors import StoreError
-from tunebook.records import SCHEMA, Environment, Plan, Verdict
+from tunebook.records import SCHEMA, Environment, Plan, Record, Verdict
 from tunebook.store._text import cause, one_line, remedy
 from tunebook.store.cache import (
     MAX_CACHE_BYTES,
@@ -27,7 +27,7 @@ from tunebook.store.cache import (
 )
 from tunebook.store.files import read_bounded, replace_atomically, sweep
 from tunebook.store.location import Location
-from tunebook.store.misses import Miss
+from tunebook.store.misses import Miss, Misses
 from tunebook.store.run_files import looks_like_run, other_schema
 
 #: How long a publish waits for others. They hold the lock for as long as it takes to read and write one file.
@@ -38,6 +38,7 @@ _ELSEWHERE: Final = "choose another place with --cache or TUNEBOOK_CACHE_DIR"
 _verdict = msgspec.json.Decoder(Verdict)
 _plan = msgspec.json.Decoder(Plan)
 _encoder = msgspec.json.Encoder()
+_R = TypeVar("_R", bound=Record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +56,6 @@ class Published:
     written: bool = False
     problem: str | None = None
     note: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Present:
-    """The cache as it is: its entries, and why the file must be kept aside when it is replaced, if it must."""
-
-    verdicts: dict[str, Verdict]
-    plans: dict[str, Plan]
-    aside: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +108,7 @@ def publish(
 
 def _merge(
     location: Location, target: Path, environment: Environment, ours: _Ours, notes: list[str]
-) -> tuple[dict[str, Verdict], bool]:
+) -> tuple[Mapping[str, Verdict], bool]:
     """The verdicts that were there before, and whether the file was written. What is to be told goes to `notes`."""
     present = _present(location, target, environment)
     if _adds_nothing(present, ours):
@@ -127,14 +119,16 @@ def _merge(
         present = _present(location, target, environment)
         if _adds_nothing(present, ours):
             return present.verdicts, False
-        data = encode_document(environment, present.verdicts | ours.verdicts, present.plans | ours.plans)
+        # This reads every entry, so that none which cannot be served is written again, and all of them are known below.
+        verdicts, plans = {**present.verdicts, **ours.verdicts}, {**present.plans, **ours.plans}
+        data = encode_document(environment, verdicts, plans)
         if len(data) > MAX_CACHE_BYTES:
             raise StoreError(
                 f"{one_line(target)} is left as it is: with these results it would be {len(data)} bytes, more than the "
                 f"{MAX_CACHE_BYTES} that are read; {_ELSEWHERE}"
             )
         sweep(target)
-        with _kept_aside(target, present.aside) as kept:
+        with _kept_aside(target, _broken(present)) as kept:
             replace_atomically(target, data)
         notes += kept
     return present.verdicts, True
@@ -144,8 +138,11 @@ def _lock_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.lock")
 
 
-def _adds_nothing(present: _Present, ours: _Ours) -> bool:
-    return present.verdicts | ours.verdicts == present.verdicts and present.plans | ours.plans == present.plans
+def _adds_nothing(present: CacheContents, ours: _Ours) -> bool:
+    """Whether the cache holds all of ours as it is. Reads those entries alone."""
+    return all(present.verdicts.get(key) == verdict for key, verdict in ours.verdicts.items()) and all(
+        present.plans.get(key) == plan for key, plan in ours.plans.items()
+    )
 
 
 def _readable(verdicts: Mapping[str, Verdict], plans: Mapping[str, Plan]) -> _Ours:
@@ -153,58 +150,67 @@ def _readable(verdicts: Mapping[str, Verdict], plans: Mapping[str, Plan]) -> _Ou
 
     One entry that cannot be read back must not spoil the file for everybody else.
     """
-    ours = _Ours(verdicts={}, plans={}, unfit=[])
-    for key, verdict in verdicts.items():
-        try:
-            read = _verdict.decode(_encoder.encode(verdict))
-        except ValueError as error:
-            ours.unfit.append(f"verdict {one_line(key)}: {one_line(error)}")
-            continue
-        if read.problem == key:
-            ours.verdicts[key] = read
-        else:
-            ours.unfit.append(f"verdict {one_line(key)}: it is about {one_line(read.problem)}")
-    for key, plan in plans.items():
-        try:
-            plan_read = _plan.decode(_encoder.encode(plan))
-        except ValueError as error:
-            ours.unfit.append(f"plan {one_line(key)}: {one_line(error)}")
-            continue
-        if plan_read.fingerprint == key:
-            ours.plans[key] = plan_read
-        else:
-            ours.unfit.append(f"plan {one_line(key)}: its fingerprint is {one_line(plan_read.fingerprint)}")
-    return ours
+    unfit: list[str] = []
+    return _Ours(
+        verdicts=_fit("verdict", verdicts, _verdict, lambda verdict: verdict.problem, unfit),
+        plans=_fit("plan", plans, _plan, lambda plan: plan.fingerprint, unfit),
+        unfit=unfit,
+    )
 
 
-def _present(location: Location, target: Path, environment: Environment) -> _Present:
+def _fit(
+    what: str,
+    results: Mapping[str, _R],
+    decoder: msgspec.json.Decoder[_R],
+    key_of: Callable[[_R], str],
+    unfit: list[str],
+) -> dict[str, _R]:
+    fit: dict[str, _R] = {}
+    for key, result in results.items():
+        try:
+            read = decoder.decode(_encoder.encode(result))
+            if key_of(read) != key:
+                raise ValueError(f"it is about {key_of(read)}")
+            fit[key] = read
+        except ValueError as error:
+            unfit.append(f"{what} {one_line(key)}: {one_line(error)}")
+    return fit
+
+
+def _present(location: Location, target: Path, environment: Environment) -> CacheContents:
     """The entries to merge with. Raises ``StoreError`` for a file that must be left as it is."""
     left = f"{one_line(target)} is left as it is"
     data = read_bounded(target, MAX_CACHE_BYTES)
     if isinstance(data, Miss):
         if data.kind != "unreadable":
-            return _Present(verdicts={}, plans={})
+            return CacheContents(verdicts={}, plans={}, environment=None, found=Misses(one_line(target)))
         raise StoreError(f"{one_line(target)} cannot be read, so it is not updated: {data.detail}; {_ELSEWHERE}")
     if looks_like_run(data):
         raise StoreError(f"{left}: it is a run file, not a cache; {_ELSEWHERE}")
     contents = parse_cache(target, data, environment)
     if contents.environment is not None and (differences := describe_differences(environment, contents.environment)):
         raise StoreError(f"{left}: {differences}; {_ELSEWHERE}")
-    whole = next((miss for miss in contents.misses if miss.kind != "entry"), None)
+    whole = _whole(contents)
     if whole is not None and whole.kind != "not JSON":
         schema = schema_of(data)
         if schema is not None and schema > SCHEMA:
             raise StoreError(f"{left}: {other_schema(schema)}, or {_ELSEWHERE}")
         if schema is None and location.explicit:
             raise StoreError(f"{left}: {whole.detail}; {_ELSEWHERE}")
-    return _Present(verdicts=contents.verdicts, plans=contents.plans, aside=_broken(contents, whole))
+    return contents
 
 
-def _broken(contents: CacheContents, whole: Miss | None) -> str | None:
-    if whole is not None:
+def _whole(contents: CacheContents) -> Miss | None:
+    """What is wrong with the file, not with an entry of it."""
+    return next((miss for miss in contents.misses if miss.kind != "entry"), None)
+
+
+def _broken(contents: CacheContents) -> str | None:
+    """Why the file must be kept aside when it is replaced, if it must; to be asked when its entries were read."""
+    if (whole := _whole(contents)) is not None:
         return f"{whole.kind}: {whole.detail}"
-    if contents.misses:
-        return f"{len(contents.misses)} of its entries cannot be read, the first: {contents.misses[0].detail}"
+    if misses := contents.misses:
+        return f"{len(misses)} of its entries cannot be read, the first: {misses[0].detail}"
     return None
 
 

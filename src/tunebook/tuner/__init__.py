@@ -3,7 +3,8 @@
 from tunebook.tuner._collect import Collection, Family, Observation
 from tunebook.tuner._entrants import Answer, Selection, answer, available_runners
 from tunebook.tuner._outcome import Outcome
-from tunebook.tuner._session import Progress, Session
+from tunebook.tuner._passes import Progress
+from tunebook.tuner._session import Session
 from tunebook.tuner._tasks import Task, tasks
 
 __all__ = [

@@ -80,7 +80,7 @@ class Collection:
         """What serves this call: the default, timed."""
         try:
             description = binding.spec.shape.describe((*args, *binding.constants))
-            problem = binding.spec.shape.problem(description)
+            problem = binding.spec.shape.problem(description, binding.scope.measurement)
         except (OpError, AttributeError, TypeError, IndexError) as error:
             if not self.skipped[str(error)]:
                 logger.warning("a call of op %s is not tuned: %s", binding.spec.name, error)
@@ -89,9 +89,10 @@ class Collection:
         if problem is None:
             self.skipped[f"op {binding.spec.name}: no bucket for this size"] += 1
             return binding.default
-        observation = self._observation(binding, problem)
+        family = self._family(binding, problem)
+        observation = family.observed.setdefault(problem.key, Observation(problem))
         observation.sizes[tuple(description.sizes.items())] += 1
-        self._keep_inputs(observation, binding, args)
+        self._keep_inputs(family, observation, binding, args)
 
         def timed(*call_args: Any) -> Any:
             self.device.synchronize()
@@ -104,16 +105,17 @@ class Collection:
 
         return timed
 
-    def _observation(self, binding: Binding, problem: Problem) -> Observation:
-        family = self.families.setdefault(problem.family, Family(problem.family))
+    def _family(self, binding: Binding, problem: Problem) -> Family:
+        """The family of a problem. Layers that are measured under another policy are another one, whatever their shape."""
+        name = problem.family if problem.policy == "eager" else f"{problem.family}|{problem.policy}"
+        family = self.families.setdefault(name, Family(problem.family))
         family.bindings.setdefault(id(binding), binding)
         self.scopes.setdefault(id(binding.scope), binding.scope)
-        return family.observed.setdefault(problem.key, Observation(problem))
+        return family
 
-    def _keep_inputs(self, observation: Observation, binding: Binding, args: tuple[Any, ...]) -> None:
+    def _keep_inputs(self, family: Family, observation: Observation, binding: Binding, args: tuple[Any, ...]) -> None:
         if id(binding) in observation.inputs or len(observation.inputs) >= INPUTS_PER_PROBLEM:
             return
-        family = self.families[observation.problem.family]
         needed = tensor_bytes(args)
         first = not any(other.inputs for other in family.observed.values())
         if first or self._held_bytes + needed <= self._input_bytes:

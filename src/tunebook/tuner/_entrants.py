@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tunebook.errors import UsageError
 from tunebook.ops import OpSpec, Runner
 from tunebook.records import DEFAULT, Member, Offered, Problem, Rejected, Tactic, Verdict
+from tunebook.search import space_filling
+
+#: A problem with so many tactics beside the default has each of them tried; of more, a sample.
+SMALL_SPACE = 24
 
 
 @dataclass(frozen=True)
@@ -115,25 +121,54 @@ def _refused(
 
 @dataclass
 class Field:
-    """The tactics that race on a problem, the refusals, the runners that cannot run here, and what was offered."""
+    """The tactics that race on a problem, the refusals, the runners that cannot run here, and what was offered.
 
-    tactics: list[Tactic] = field(default_factory=list)
+    `first` are the default and the incumbent; `queues` the other tactics that fit, by runner, as declared; `former` is how
+    many more fit of which a former verdict speaks, so that they need not race.
+    """
+
+    first: list[Tactic] = field(default_factory=list)
+    queues: list[list[Tactic]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     unavailable: list[Rejected] = field(default_factory=list)
     offered: dict[str, Offered] = field(default_factory=dict)
+    former: int = 0
+
+    @property
+    def tactics(self) -> int:
+        """How many there are, the default among them."""
+        return len(self.first) + sum(map(len, self.queues))
+
+    @property
+    def large(self) -> bool:
+        """Whether there are so many that a sample of them is tried."""
+        return self.tactics - 1 > SMALL_SPACE
+
+    def order(self, rng: random.Random) -> Iterator[Tactic]:
+        """All but the default, in the order in which they are tried: the incumbent, then one of each runner in turn.
+
+        In a large space each runner's come in a space-filling order, so that those that are reached are spread over it.
+        """
+        queues = [space_filling(queue, rng) if self.large else queue for queue in self.queues]
+        turns = itertools.zip_longest(*queues)
+        yield from self.first[1:]
+        yield from (tactic for turn in turns for tactic in turn if tactic is not None)
 
 
 def entrants(problem: Problem, spec: OpSpec, default_version: str, selection: Selection, known: Answer | None) -> Field:
     """The default, the incumbent, and the tactics of every runner that races; on a warm cache the changed runners alone."""
-    found = Field(tactics=[DEFAULT], offered={DEFAULT.runner: Offered(version=default_version, space="")})
+    found = Field(first=[DEFAULT], offered={DEFAULT.runner: Offered(version=default_version, space="")})
     incumbent = known.tactic if known else None
-    queues: list[list[Tactic]] = []
     if incumbent is not None and incumbent != DEFAULT:
-        found.tactics.append(incumbent)
+        found.first.append(incumbent)
     for name, runner in spec.runners.items():
-        if not selection.takes_runner(name) or (incumbent is not None and known and name not in known.changed):
+        if not selection.takes_runner(name):
             continue
         why = runner.requirement.reason()
+        if incumbent is not None and known and name not in known.changed:
+            others = [tactic for tactic in runner.combinations if why is None and tactic != incumbent]
+            found.former += sum(runner.refusal(tactic, problem) is None for tactic in others)
+            continue
         if why is not None:
             found.unavailable.append(Rejected(tactic=name, reason="unavailable", detail=why))
             continue
@@ -143,9 +178,7 @@ def entrants(problem: Problem, spec: OpSpec, default_version: str, selection: Se
             refusal = runner.refusal(tactic, problem)
             if refusal is not None:
                 found.rejected.append(Rejected(tactic=tactic.name, reason="constraints", detail=refusal))
-            elif tactic not in found.tactics:
+            elif tactic not in found.first:
                 fits.append(tactic)
-        queues.append(fits)
-    for turn in itertools.zip_longest(*queues):  # one of each runner in turn: where time is short, each was tried
-        found.tactics += [tactic for tactic in turn if tactic is not None]
+        found.queues.append(fits)
     return found

@@ -1,13 +1,16 @@
-"""The line-up of a race: who passed, who was screened out, who was rejected and why."""
+"""The line-up of a race: who passed, who was screened out, who was rejected and why, and who was not reached yet."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 
-from tunebook.measure import Finding
+from tunebook.measure import SCREENING, Candidate, Entry, Finding
 from tunebook.records import DEFAULT, Rejected, Tactic
+from tunebook.tuner._entrants import SMALL_SPACE, Field
 from tunebook.tuner._replicas import Contender
 
 logger = logging.getLogger("tunebook.tuner")
@@ -15,15 +18,81 @@ logger = logging.getLogger("tunebook.tuner")
 
 @dataclass
 class Lineup:
-    """Who races (the default first), who was screened out or rejected, and each one's first look in seconds."""
+    """One problem's tactics on their way into the race.
 
+    `order` gives those that are still to be tried; `seen` counts those that were, the default among them, of `space`.
+    `looks` are each one's calls before the race, in seconds, by name: the first look, then what halving added. `former` is
+    what a race told of those that it eliminated, where others entered later and it began again. `screened`, `admitted` and
+    `former` hold no prepared weights (their `calls` are empty); `contenders`, the default first, do.
+    """
+
+    order: Iterator[Tactic]
+    space: int
+    incumbent: str = ""
+    large: bool = False
+    seen: int = 1
+    halved: bool = True  #: whether halving, if there was any, went on to its end
     contenders: list[Contender] = dataclass_field(default_factory=list)
-    screened: list[Contender] = dataclass_field(default_factory=list)
+    admitted: dict[str, Contender] = dataclass_field(default_factory=dict)
+    screened: dict[str, Contender] = dataclass_field(default_factory=dict)
     rejected: list[Rejected] = dataclass_field(default_factory=list)
     errors: dict[str, float] = dataclass_field(default_factory=lambda: {DEFAULT.name: 0.0})
-    looks: dict[str, float] = dataclass_field(default_factory=dict)
-    unseen: int = 0
+    looks: dict[str, list[float]] = dataclass_field(default_factory=dict)
+    former: dict[str, Entry] = dataclass_field(default_factory=dict)
+
+    @property
+    def unreached(self) -> int:
+        """How many tactics should have been tried and were not: of a large space, those that make the least sample."""
+        wanted = min(self.space, SMALL_SPACE + 1) if self.large else self.space
+        return max(0, wanted - self.seen)
+
+    def look(self, name: str) -> float:
+        """The least of a tactic's calls so far, in seconds."""
+        return min(self.looks[name])
+
+    @property
+    def best(self) -> float:
+        """The least look of all that may still race."""
+        return min(self.look(name) for name in (DEFAULT.name, *self.admitted))
 
     def reject(self, tactic: Tactic, finding: Finding) -> None:
         self.rejected.append(Rejected(tactic=tactic.name, reason=finding.reason, detail=finding.detail))
         logger.debug("%s rejected (%s): %s", tactic.name, finding.reason, finding.detail)
+        self.admitted.pop(tactic.name, None)
+
+    def screen(self, name: str) -> None:
+        """It does not race."""
+        self.screened[name] = self.admitted.pop(name)
+
+    def beside(self) -> list[Entry]:
+        """Those that do not race, with what is known of them: their looks, as rounds before the first.
+
+        Of a large space's sample the best with and without prepared weights of each runner: the frontier needs no more.
+        """
+        found = {name: self._entry(name) for name in self.screened} | self.former
+        if not self.large:
+            return list(found.values())
+        best: dict[tuple[str, bool], Entry] = {}
+        for entry in sorted(found.values(), key=lambda entry: min(entry.samples)):
+            candidate = entry.candidate
+            assert isinstance(candidate, Contender)
+            best.setdefault((candidate.tactic.runner, bool(candidate.layout)), entry)
+        return list(best.values())
+
+    def _entry(self, name: str) -> Entry:
+        samples = self.looks[name]
+        return Entry(self.screened[name], list(samples), [SCREENING - i for i in range(len(samples))])
+
+
+def lineup_of(field: Field, rng: random.Random) -> Lineup:
+    """Nobody tried yet; the default, which needs no check, counts as seen."""
+    incumbent = field.first[1].name if len(field.first) > 1 else ""
+    return Lineup(
+        field.order(rng), field.tactics, incumbent=incumbent, large=field.large, rejected=list(field.rejected)
+    )
+
+
+def at_rest(candidate: Candidate) -> Contender:
+    """The same without its calls, so that it holds no prepared weights."""
+    assert isinstance(candidate, Contender)
+    return replace(candidate, calls=(), flush=None)

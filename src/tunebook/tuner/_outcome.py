@@ -21,6 +21,7 @@ class Outcome:
     seen: int = 0
     cached: int = 0
     fresh: list[str] = field(default_factory=list)
+    refused: list[tuple[str, Rejected]] = field(default_factory=list)
     left_out: int = 0
     misses: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -44,7 +45,7 @@ class Outcome:
     @property
     def rejected(self) -> tuple[tuple[str, Rejected], ...]:
         """The tactics that were rejected now, by problem."""
-        return tuple((key, rejected) for key in self.fresh for rejected in self.verdicts[key].rejected)
+        return tuple(self.refused)
 
 
 def log_policy(policy: ResolvedPolicy, location: Location) -> None:

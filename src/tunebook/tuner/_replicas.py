@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunebook.devices import Device
 from tunebook.dispatch import Binding, tensor_bytes
-from tunebook.records import Tactic
+from tunebook.errors import OpError
+from tunebook.measure import MeasurementPolicy
+from tunebook.records import Problem, Tactic
 
 #: Rotating over this many bytes of weights leaves nothing in a core's caches; more would only cost preparation time.
 ROTATION_BYTES = 128 << 20
@@ -27,6 +30,46 @@ def replicas(layers: Sequence[Binding]) -> list[Binding]:
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """How every tactic of a problem is called: what makes its weights cold before a turn, and what records a call as a graph.
+
+    None of the two where layers are so many, or so large, that each finds its weights cold anyway; and where calls are eager.
+    """
+
+    flush: Callable[[], None] | None = None
+    capture: Callable[[Callable[[], Any]], Callable[[], Any]] | None = None
+
+
+#: Called from Python, one after the other, on whatever the rotation left in the caches.
+PLAIN = Conditions()
+
+
+def conditions(
+    problem: Problem, layers: Sequence[Binding], inputs: Sequence[tuple[Any, ...]], device: Device
+) -> Conditions:
+    """The conditions of service for `problem`, over all the layers that are rotated over, with their inputs.
+
+    Weights are cold in service: the rest of the model came between two calls of a layer. Where all weights of the rotation
+    together are less than a flush of the device, they would stay in a cache, so they are flushed. Inputs are warm in
+    service, the op before has just written them: they are read once after each flush. An op without weights needs none.
+    Raises UsageError for a policy that the device cannot follow.
+    """
+    policy = MeasurementPolicy.of(problem.policy, device)
+    capture = device.capture if policy is MeasurementPolicy.CAPTURED else None
+    weights, flush = tensor_bytes([layer.constants for layer in layers]), device.flush()
+    if not 0 < weights < flush.bytes:
+        return Conditions(None, capture)
+    live = [value for args in inputs for value in args if hasattr(value, "untyped_storage")]
+
+    def cold() -> None:
+        flush()
+        for value in live:
+            value.clone()
+
+    return Conditions(cold, capture)
+
+
+@dataclass(frozen=True)
 class Contender:
     """A tactic bound to each replica's weights and input: what `measure` calls a candidate."""
 
@@ -34,20 +77,39 @@ class Contender:
     layout: str
     bytes: int
     calls: tuple[Callable[[], Any], ...]
+    flush: Callable[[], None] | None = None
 
     @property
     def name(self) -> str:
         return self.tactic.name
 
 
-def contender(tactic: Tactic, layers: Sequence[Binding], inputs: Sequence[tuple[Any, ...]]) -> Contender:
-    """Bind `tactic`, preparing weights where it needs them. Raises whatever the runner's `prepare` raises."""
+def contender(
+    tactic: Tactic,
+    layers: Sequence[Binding],
+    inputs: Sequence[tuple[Any, ...]],
+    conditions: Conditions = PLAIN,
+) -> Contender:
+    """Bind `tactic`, preparing weights where it needs them, and capture its calls where the conditions say so.
+
+    Raises whatever the runner's `prepare` raises, and OpError for a tactic that cannot be captured.
+    """
     calls = []
     for position, layer in enumerate(layers):
-        calls.append(_call(layer.bound(tactic), inputs[position % len(inputs)]))
+        call = _call(layer.bound(tactic), inputs[position % len(inputs)])
+        if conditions.capture is not None:
+            try:
+                call = conditions.capture(call)
+            except Exception as error:
+                raise OpError(
+                    f"op {layer.spec.name}: {tactic.name} cannot be captured as a graph "
+                    f"({type(error).__name__}: {error}); it can be measured with the policy 'eager'"
+                ) from error
+        calls.append(call)
     runner = layers[0].spec.runner_of(tactic)
     layout = runner.layout_of(tactic) if runner else ""
-    return Contender(tactic, layout, layers[0].prepared.bytes_of(layout) if layout else 0, tuple(calls))
+    held = layers[0].prepared.bytes_of(layout) if layout else 0
+    return Contender(tactic, layout, held, tuple(calls), conditions.flush)
 
 
 def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], Any]:

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from tunebook.devices import Device, device_of
 from tunebook.envs import envs
-from tunebook.measure import Budget, allowance, memory_limit
+from tunebook.measure import MAX_ROUNDS, Budget, memory_limit
 from tunebook.ops import OpSpec
 from tunebook.records import (
     Environment,
@@ -20,6 +20,7 @@ from tunebook.records import (
     Member,
     Plan,
     Problem,
+    Rejected,
     Verdict,
 )
 from tunebook.store import (
@@ -34,15 +35,18 @@ from tunebook.store import (
     read_cache,
 )
 from tunebook.tuner._collect import Collection
-from tunebook.tuner._entrants import Answer, Selection, answer, available_runners, entrants
+from tunebook.tuner._entrants import Answer, Selection, answer, available_runners
+from tunebook.tuner._held import Held
 from tunebook.tuner._outcome import Outcome, log_policy
-from tunebook.tuner._tasks import Task, tasks
+from tunebook.tuner._passes import Passes, Progress, Report, Todo
+from tunebook.tuner._tasks import tasks
 from tunebook.tuner._tune import ProblemTuner
+from tunebook.tuner._worth import surer
 
 logger = logging.getLogger("tunebook.tuner")
 
-#: ``progress(done, total, what)`` after each problem, and once before the first.
-Progress = Callable[[int, int, str], None]
+#: A tuning that goes on with what was unresolved runs so many rounds of one race at most: as many as before would tell no more.
+CONTINUED_ROUNDS = 4 * MAX_ROUNDS
 
 
 class Session:
@@ -74,7 +78,6 @@ class Session:
         self.continuing = continuing
         self.rng = random.Random(seed)
         self.contents: CacheContents | None = None
-        self.misses: list[Miss] = []
         self._now = now
         self._writer: RunWriter | None = None
         self._id = new_session_id()
@@ -86,7 +89,11 @@ class Session:
         self._resolved = policy
         if self.policy is not Policy.FRESH:
             self.contents = read_cache(self.location.cache, self.environment)
-            self.misses = list(self.contents.misses)
+
+    @property
+    def misses(self) -> tuple[Miss, ...]:
+        """What of the cache cannot be served; entries that are bad are known once they were looked up."""
+        return self.contents.misses if self.contents else ()
 
     def announce(self) -> None:
         """Log under which policy, by whose decision and with which cache this session runs, and what of the cache is missed."""
@@ -143,7 +150,7 @@ class Session:
         """Settle what was collected. With REPLAY nothing is measured; what is not known keeps the default."""
         started = self.device.clock()
         outcome = self.outcome = Outcome()
-        todo: list[tuple[Task, Answer | None]] = []
+        todo: list[Todo] = []
         for task in tasks(collection):
             key = task.problem.key
             outcome.seen += 1
@@ -159,7 +166,7 @@ class Session:
             if (known is not None and known.complete) or not takes or self.policy is Policy.REPLAY:
                 outcome.cached += known is not None and known.tactic is not None
                 continue
-            todo.append((task, known))
+            todo.append(Todo(task, known, self.verdict_of(key)))
         for note in outcome.misses:
             logger.info("cache miss: %s", note)
         self._settle(todo, outcome, budget_s, progress)
@@ -169,7 +176,7 @@ class Session:
 
     def _settle(
         self,
-        todo: list[tuple[Task, Answer | None]],
+        todo: list[Todo],
         outcome: Outcome,
         budget_s: float | None,
         progress: Progress | None,
@@ -177,35 +184,39 @@ class Session:
         if not todo:
             return
         writer = self.writer()
+        free = self.device.free_memory()
+        tuner = ProblemTuner(
+            self.device,
+            self.rng,
+            memory_limit=memory_limit(free, envs.TUNEBOOK_MEMORY_LIMIT_GB.get()),
+            held=Held(memory_limit(free, None)),
+            max_rounds=CONTINUED_ROUNDS if self.continuing else MAX_ROUNDS,
+            run=writer.path.name if writer.path else "",
+        )
         budget = Budget(budget_s, self.device)
-        limit = memory_limit(self.device.free_memory(), envs.TUNEBOOK_MEMORY_LIMIT_GB.get())
-        tuner = ProblemTuner(self.device, self.rng, memory_limit=limit, run=writer.path.name if writer.path else "")
-        weights = [max(task.weight, 1e-6) for task, _ in todo]
-        for position, (task, known) in enumerate(todo):
-            key = task.problem.key
-            if progress:
-                progress(position, len(todo), key)
-            layer = task.family.layers[0]
-            field_ = entrants(task.problem, task.spec, layer.default_version, self.selection, known)
-            seconds = allowance(budget.left(), weights, position)
-            if budget.over():
-                outcome.left_out += 1
-                if known is not None and known.members:
-                    continue
-                settled = tuner.leave_out(task, field_)
-            else:
-                settled = tuner.settle(task, field_, known, outcome.verdicts.get(key), seconds)
-                outcome.fresh.append(key)
-                self._settled += 1
-            for trial in settled.trials:
-                writer.trial(key, trial)
-            verdict = settled.verdict
-            writer.verdict(verdict)
-            outcome.verdicts[key] = verdict
-            outcome.members[key] = answer(verdict, task.spec, layer.default_version, self.selection).members
-            logger.debug("%s: %s, %.2fx the default", key, verdict.winner, verdict.speedup)
-        if progress:
-            progress(len(todo), len(todo), "")
+        passes = Passes(tuner, budget, self.selection, self._record, progress, continuing=self.continuing)
+        passes.run(todo, outcome.verdicts)
+
+    def _record(self, report: Report) -> None:
+        """Put a result into the run file and the outcome. A former verdict that still serves is not replaced by a lesser one."""
+        writer, outcome, key, verdict = self.writer(), self.outcome, report.todo.key, report.settled.verdict
+        outcome.left_out += report.left_out
+        if report.left_out and report.todo.serving is not None:
+            return
+        for trial in report.settled.trials:
+            writer.trial(key, trial)
+            if isinstance(trial, Rejected) and trial.reason != "unavailable":
+                outcome.refused.append((key, trial))
+        if not report.left_out and not report.again:
+            outcome.fresh.append(key)
+            self._settled += 1
+        if report.todo.serving is not None and surer(report.todo.serving, verdict):
+            return
+        writer.verdict(verdict)
+        task = report.todo.task
+        outcome.verdicts[key] = verdict
+        outcome.members[key] = answer(verdict, task.spec, task.family.layers[0].default_version, self.selection).members
+        logger.debug("%s: %s, %.2fx the default", key, verdict.winner, verdict.speedup)
 
     def publish(self, outcome: Outcome, plan: Plan | None = None) -> None:
         """Put verdicts and plan into the run file and, with REUSE, into the cache."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,9 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunebook.dispatch import Binding
+from tunebook.measure import Case, compare
 from tunebook.ops import OpSpec
 from tunebook.records import Dim, Problem
 from tunebook.tuner._collect import Collection, Family
+
+logger = logging.getLogger("tunebook.tuner")
 
 #: A bucket that the dummy run did not meet counts this much of what its neighbour would cost.
 UNSEEN_WEIGHT = 0.25
@@ -62,6 +66,38 @@ class Task:
         exact = observed.inputs if observed is not None and set(observed.sizes) == {wanted} else {}
         return [exact.get(id(layer)) or self.spec.shape.resample(self._source(layer), sizes, rng) for layer in layers]
 
+    def cases(self, rng: random.Random, layer: Binding) -> list[Case]:
+        """What a tactic must get right on `layer`: the edges of the bucket, a size between, and the op's extremes.
+
+        What is right says the default; what it raises at an edge is the caller's, an extreme that it does not cover is left
+        out. The upper edge comes last: the call on it is a tactic's first look. Raises OpError for extremes that are no
+        calls of this problem.
+        """
+        *others, high = self.edge_sizes()
+        cases = [_case(layer, self.inputs(sizes, rng, [layer])[0], _label(sizes)) for sizes in others]
+        (largest,) = self.inputs(high, rng, [layer])
+        cases += self._extremes(rng, layer, largest, _label(high))
+        return [*cases, _case(layer, largest, _label(high))]
+
+    def _extremes(self, rng: random.Random, layer: Binding, live: tuple[Any, ...], where: str) -> Iterator[Case]:
+        """The op's extremes that the default covers: those on which it gives what the op's own function gives.
+
+        A model's module may stand for the op without taking all that the op does (no choice without an expert, say). It need
+        not raise then: what it leaves unwritten in its output is no reference.
+        """
+        for label, args in self.spec.extreme_inputs(self.problem, live, layer.constants, rng):
+            try:
+                case = _case(layer, args, f"{where}, {label}")
+                uncovered = compare(case.expected, self.spec.function(*args, *layer.constants))
+            except Exception as error:  # noqa: BLE001 - whatever a default raises on what it was never called with
+                uncovered = f"{type(error).__name__}: {error}"
+            if isinstance(uncovered, str):
+                logger.debug(
+                    "%s: not checked on %s, which the default does not cover: %s", self.problem, label, uncovered
+                )
+                continue
+            yield case
+
     def _source(self, layer: Binding) -> tuple[Any, ...]:
         """A live input of this layer, else of any: of the nearest size above first."""
         mine = math.prod(self.sizes.values())
@@ -72,6 +108,14 @@ class Task:
 
         best = min((o for o in self.family.observed.values() if o.inputs), key=distance)
         return best.inputs.get(id(layer)) or next(iter(best.inputs.values()))
+
+
+def _case(layer: Binding, args: tuple[Any, ...], label: str) -> Case:
+    return Case(args, layer.default(*args), label)
+
+
+def _label(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sizes.items()) or "its only size"
 
 
 def tasks(collection: Collection) -> list[Task]:
