@@ -142,13 +142,19 @@ class Lab:
         budget: float | None,
         *,
         continuing: bool = False,
+        thorough: bool = False,
         progress: Progress | None = None,
         seed: int = 0,
     ) -> Outcome:
         """A session over a call of each op at each size; counters then tell of the session alone."""
         FREE.install({}, replace=True)
         self.session = Session(
-            resolve_policy(), cache=str(self.cache), device=self.machine, seed=seed, continuing=continuing
+            resolve_policy(),
+            cache=str(self.cache),
+            device=self.machine,
+            seed=seed,
+            continuing=continuing,
+            thorough=thorough,
         )
         collection = Collection(self.machine)
         self.machine.quiet = True  # so that weights are as declared

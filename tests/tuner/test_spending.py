@@ -264,6 +264,27 @@ def test_going_on_runs_more_rounds_than_the_first_time(lab: Any) -> None:
     assert second.loss < first.loss
 
 
+def test_a_thorough_tuning_races_on_until_choosing_is_expected_to_cost_almost_nothing(lab: Any) -> None:
+    crowded(lab, "crowd", 0.01)
+    usual = lab.tune({"crowd": [1]}, None).verdicts[key("crowd")]
+    lab.cache.unlink()
+    thorough = lab.tune({"crowd": [1]}, None, thorough=True).verdicts[key("crowd")]
+    assert usual.rounds <= 40 < thorough.rounds <= 200
+    assert thorough.loss < usual.loss
+
+
+@pytest.mark.parametrize("budget", [None, 600.0])
+def test_what_is_likely_enough_for_the_usual_tuning_is_not_for_a_thorough_one(lab: Any, budget: float | None) -> None:
+    lab.op("o", 4e-3, sigma=0.1)
+    lab.runner("o", "a", {"p": tuple(range(6))}, lambda size, p: 2e-3 * (1 + 0.06 * p), sigma=0.1)
+    usual = lab.tune({"o": [1]}, budget).verdicts[key("o")]
+    assert usual.status == "likely"
+    assert usual.loss > 0.001
+    lab.cache.unlink()
+    thorough = lab.tune({"o": [1]}, budget, thorough=True).verdicts[key("o")]
+    assert thorough.loss <= 0.001 or thorough.status == "proven"
+
+
 def test_a_short_tuning_that_goes_on_does_not_replace_a_verdict_by_a_lesser_one(lab: Any) -> None:
     crowded(lab, "crowd", 0.01)
     first = lab.tune({"crowd": [1]}, None).verdicts[key("crowd")]

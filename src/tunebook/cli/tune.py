@@ -43,6 +43,9 @@ def tune(
     continue_: Annotated[
         bool, typer.Option("--continue", help="Go on with what an earlier tuning left unresolved or left out.")
     ] = False,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Race longer, until choices are surer; give it a larger budget.")
+    ] = False,
     note: Annotated[str, typer.Option(help="A note for the run file.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -55,6 +58,7 @@ def tune(
                 fresh=fresh,
                 replay=replay,
                 continuing=continue_,
+                thorough=thorough,
                 budget=budget,
                 decode=decode,
                 prefill=prefill,
@@ -78,6 +82,7 @@ class TuneOptions:
     fresh: bool
     replay: bool
     continuing: bool
+    thorough: bool
     budget: float | None
     decode: str
     prefill: str
@@ -128,6 +133,7 @@ def run(options: TuneOptions) -> TuneReport:
                 selection=fitting(selection, runner),
                 note=options.note,
                 continuing=options.continuing,
+                thorough=options.thorough,
                 progress=progress,
             )
     if quiet:

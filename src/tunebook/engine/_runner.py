@@ -123,6 +123,7 @@ class ModelRunner:
         note: str = "",
         seed: int | None = None,
         continuing: bool = False,
+        thorough: bool = False,
         progress: Progress | None = None,
     ) -> TuneReport:
         """Collect with dummy runs, tune, plan, prove on the whole model, publish; or start from the cache.
@@ -132,7 +133,9 @@ class ModelRunner:
         """
         wanted = tuple(wanted) if wanted is not None else requests()
         spent = timer(self.device)
-        session = self._session(cache, policy, selection=selection, note=note, seed=seed, continuing=continuing)
+        session = self._session(
+            cache, policy, selection=selection, note=note, seed=seed, continuing=continuing, thorough=thorough
+        )
         session.announce()
         (selection or Selection()).check({b.spec.name: b.spec for b in self.attachment.bindings.values()})
         total = Budget(budget_s if budget_s is not None else envs.TUNEBOOK_BUDGET_S.get(), self.device)
@@ -163,6 +166,7 @@ class ModelRunner:
         note: str = "",
         seed: int | None = None,
         continuing: bool = False,
+        thorough: bool = False,
     ) -> Session:
         return Session(
             policy if isinstance(policy, ResolvedPolicy) else resolve_policy(True, policy),
@@ -173,6 +177,7 @@ class ModelRunner:
             note=note,
             seed=seed,
             continuing=continuing,
+            thorough=thorough,
         )
 
     def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0) -> Iterator[str]:

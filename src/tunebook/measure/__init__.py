@@ -5,6 +5,7 @@ from tunebook.measure._calibrate import Calibration, calibrate
 from tunebook.measure._candidate import Candidate, Clock, sample
 from tunebook.measure._check import Case, Finding, Passed, Reference, check, compare, failure
 from tunebook.measure._choose import Choice, choose, rescale
+from tunebook.measure._effort import CONTINUED, THOROUGH, USUAL, Effort
 from tunebook.measure._guard import memory_limit, refuse_for_memory
 from tunebook.measure._policy import MeasurementPolicy
 from tunebook.measure._race import MAX_ROUNDS, race
@@ -12,14 +13,18 @@ from tunebook.measure._result import Entry, RaceResult, drifted
 from tunebook.measure._screen import SCREENING, first_look, hopeless
 
 __all__ = [
+    "CONTINUED",
     "MAX_ROUNDS",
     "SCREENING",
+    "THOROUGH",
+    "USUAL",
     "Budget",
     "Calibration",
     "Candidate",
     "Case",
     "Choice",
     "Clock",
+    "Effort",
     "Entry",
     "Finding",
     "MeasurementPolicy",

@@ -31,13 +31,14 @@ def race(
     inner: int,
     rng: random.Random,
     max_rounds: int = MAX_ROUNDS,
+    accepted_loss: float = ACCEPTED_LOSS,
     stop: Callable[[], bool] = lambda: False,
     earlier: RaceResult | None = None,
 ) -> RaceResult:
     """Race `candidates`; the one named `default` stays in every round.
 
     Ends when one is left, when the leader is shown to be the choice, when choosing now is expected to cost at most
-    `ACCEPTED_LOSS`, after `max_rounds`, or after the first two rounds as soon as `stop()` says so. A tactic that raises
+    `accepted_loss`, after `max_rounds`, or after the first two rounds as soon as `stop()` says so. A tactic that raises
     leaves with its `failed` finding; what the default raises is the caller's.
 
     With `earlier`, that race goes on: its samples and rounds count (in `max_rounds` too), and who was eliminated or failed
@@ -71,7 +72,7 @@ def race(
         if done < 2:
             continue
         if len(alive) > 1 and (done <= MIN_ROUNDS or done % LOOK_EVERY == 0):
-            alive, why, losses = _look(alive, len(entries), done, numbers)
+            alive, why, losses = _look(alive, len(entries), done, numbers, accepted_loss)
             if why is not None:
                 stopped = why
                 break
@@ -100,7 +101,7 @@ def _again(candidates: Sequence[Candidate], default: str, earlier: RaceResult) -
 
 
 def _look(
-    alive: list[Entry], offered: int, done: int, numbers: np.random.Generator
+    alive: list[Entry], offered: int, done: int, numbers: np.random.Generator, accepted_loss: float
 ) -> tuple[list[Entry], str | None, tuple[float, ...]]:
     """Who stays, why the race may end here, if it may, and what choosing each that stays is expected to cost."""
     logs = log_times(alive)
@@ -110,7 +111,7 @@ def _look(
     if len(left) == 1 or done < MIN_ROUNDS:
         return left, None, ()
     losses = tuple(expected_losses(fit, numbers)[stay].tolist())
-    if min(losses) <= ACCEPTED_LOSS:
+    if min(losses) <= accepted_loss:
         return left, "loss", losses
     if len(left) < len(alive):
         logs, fit = logs[stay], two_way(logs[stay])

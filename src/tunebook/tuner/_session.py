@@ -11,7 +11,7 @@ from datetime import datetime
 
 from tunebook.devices import Device, device_of
 from tunebook.envs import envs
-from tunebook.measure import MAX_ROUNDS, Budget, memory_limit
+from tunebook.measure import CONTINUED, THOROUGH, USUAL, Budget, memory_limit
 from tunebook.ops import OpSpec
 from tunebook.records import (
     Environment,
@@ -45,9 +45,6 @@ from tunebook.tuner._worth import surer
 
 logger = logging.getLogger("tunebook.tuner")
 
-#: A tuning that goes on with what was unresolved runs so many rounds of one race at most: as many as before would tell no more.
-CONTINUED_ROUNDS = 4 * MAX_ROUNDS
-
 
 class Session:
     """Everything between the start of a tuning and its publication.
@@ -66,6 +63,7 @@ class Session:
         note: str = "",
         seed: int | None = None,
         continuing: bool = False,
+        thorough: bool = False,
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
         self.policy = policy.policy
@@ -76,6 +74,7 @@ class Session:
         self.model = model
         self.note = note
         self.continuing = continuing
+        self.effort = THOROUGH if thorough else CONTINUED if continuing else USUAL
         self.rng = random.Random(seed)
         self.contents: CacheContents | None = None
         self._now = now
@@ -190,7 +189,7 @@ class Session:
             self.rng,
             memory_limit=memory_limit(free, envs.TUNEBOOK_MEMORY_LIMIT_GB.get()),
             held=Held(memory_limit(free, None)),
-            max_rounds=CONTINUED_ROUNDS if self.continuing else MAX_ROUNDS,
+            effort=self.effort,
             run=writer.path.name if writer.path else "",
         )
         budget = Budget(budget_s, self.device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tunebook.devices import Device
 from tunebook.dispatch import tensor_bytes
-from tunebook.measure import MAX_ROUNDS, Budget, Candidate, RaceResult, calibrate, failure, race
+from tunebook.measure import USUAL, Budget, Candidate, Effort, RaceResult, calibrate, failure, race
 from tunebook.records import DEFAULT, Tactic, Verdict
 from tunebook.tuner._enter import Entrance, Ground
 from tunebook.tuner._entrants import Answer, Field
@@ -34,7 +34,7 @@ class Settled:
 class ProblemTuner:
     """Settles problems on one device. Everything random comes from `rng`.
 
-    `memory_limit` is for one call of a tactic, `held` for the prepared weights of all, `max_rounds` for one race in all.
+    `memory_limit` is for one call of a tactic, `held` for the prepared weights of all, `effort` says how far one race goes.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class ProblemTuner:
         *,
         memory_limit: int,
         held: Held | None = None,
-        max_rounds: int = MAX_ROUNDS,
+        effort: Effort = USUAL,
         run: str = "",
     ) -> None:
         self.device = device
         self.rng = rng
         self.held = held or Held(memory_limit)
-        self.max_rounds = max_rounds
+        self.effort = effort
         self.run = run
         self._entrance = Entrance(device, rng, memory_limit, self.held)
 
@@ -158,7 +158,8 @@ class ProblemTuner:
                 self.device,
                 inner=inner,
                 rng=self.rng,
-                max_rounds=min(rounds or self.max_rounds, self.max_rounds),
+                max_rounds=min(rounds or self.effort.max_rounds, self.effort.max_rounds),
+                accepted_loss=self.effort.accepted_loss,
                 stop=stop,
                 earlier=earlier,
             )
@@ -174,15 +175,19 @@ class ProblemTuner:
         """The verdict by now. A race that may go on keeps the weights of those that are left; another keeps nothing."""
         lineup, result = standing.lineup, standing.result
         standing.spent += budget.spent()
-        standing.cut = result.stopped == "time" or (result.stopped == "rounds" and result.rounds < self.max_rounds)
+        standing.cut = result.stopped == "time" or (
+            result.stopped == "rounds" and result.rounds < self.effort.max_rounds
+        )
         verdict, trials = judge(standing, self.run), news(standing)
         left = {result.default.name, *(entry.name for entry in result.survivors)}
         lineup.contenders = [candidate for candidate in lineup.contenders if candidate.name in left]
         for entry in result.entries:
             if entry.name not in left:
                 entry.candidate = at_rest(entry.candidate)
-        unsure = verdict.status == "unresolved"
-        if unsure and (lineup.unreached or (standing.cut and result.rounds < self.max_rounds)):
+        unsure = verdict.status == "unresolved" or (
+            verdict.status == "likely" and result.loss > self.effort.accepted_loss
+        )
+        if unsure and (lineup.unreached or (standing.cut and result.rounds < self.effort.max_rounds)):
             layouts = {candidate.layout for candidate in lineup.contenders}
             self.held.pin(standing.key, standing.layers, layouts, standing.inputs)
             return Settled(verdict, trials, standing)
