@@ -169,7 +169,8 @@ def _filled_with_nan() -> Iterator[None]:
     mode, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     settings: Any = torch.utils.deterministic  # a module whose attributes are properties, which the types do not show
     fill = settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # not torch.use_deterministic_algorithms: that loads the whole compiler, which takes more than a second
+    torch._C._set_deterministic_algorithms(True, warn_only=True)
     settings.fill_uninitialized_memory = True
     try:
         with warnings.catch_warnings():
@@ -178,7 +179,7 @@ def _filled_with_nan() -> Iterator[None]:
             )  # an operation that has no deterministic form warns; that is not the question
             yield
     finally:
-        torch.use_deterministic_algorithms(mode, warn_only=warn)
+        torch._C._set_deterministic_algorithms(mode, warn_only=warn)
         settings.fill_uninitialized_memory = fill
 
 

@@ -58,15 +58,10 @@ def race(
         order = list(alive if by_default in alive else [*alive, by_default])
         rng.shuffle(order)
         for entry in order:
-            try:
-                seconds = sample(entry.candidate, clock, inner, done)
-            except Exception as error:
-                if entry is by_default:
-                    raise
-                entry.failed = failure(error, "in the race")  # right on one layer's input, and not on another's
-                continue
-            entry.samples.append(seconds)
-            entry.rounds.append(done)
+            seconds = _sample(entry, by_default, clock, inner, done * inner)  # on to layers not met lately
+            if seconds is not None:
+                entry.samples.append(seconds)
+                entry.rounds.append(done)
         alive = [entry for entry in alive if entry.failed is None] or [by_default]
         done += 1
         if done < 2:
@@ -85,6 +80,17 @@ def race(
     if stopped not in ("loss", "shown"):
         losses = _losses(alive, numbers)
     return RaceResult(tuple(entries), tuple(alive), by_default, done, stopped, min(losses), losses)
+
+
+def _sample(entry: Entry, by_default: Entry, clock: Clock, inner: int, offset: int) -> float | None:
+    """Seconds a call, or None for a tactic that failed: it may be right on one layer's input, and not on another's."""
+    try:
+        return sample(entry.candidate, clock, inner, offset)
+    except Exception as error:
+        if entry is by_default:
+            raise
+        entry.failed = failure(error, "in the race")
+        return None
 
 
 def _again(candidates: Sequence[Candidate], default: str, earlier: RaceResult) -> list[Entry]:

@@ -145,7 +145,8 @@ class ProblemTuner:
 
         For it may have driven out others. The second value says whether the race began again.
         """
-        again = False
+        again = not self._met(lineup) and earlier is not None
+        earlier = None if again else earlier
         while True:
             bound: dict[str, Candidate] = {candidate.name: candidate for candidate in lineup.contenders}
             if earlier is not None:  # those that are out keep their samples, and are not called
@@ -170,6 +171,24 @@ class ProblemTuner:
                 lineup.reject(Tactic.parse(name), finding)
             lineup.contenders = [candidate for candidate in lineup.contenders if candidate.name not in failed]
             earlier, again = None, True
+
+    def _met(self, lineup: Lineup) -> bool:
+        """Call each tactic once on every layer but the first, which its check met; who fails is rejected, and False tells so.
+
+        Memory that lay idle for seconds, as prepared weights do while other tactics are checked, may take several times as
+        long at its first touch (the host took it back, or its pages are not mapped yet). In service it does not lie idle.
+        """
+        count = len(lineup.contenders)
+        for candidate in list(lineup.contenders):
+            try:
+                for call in candidate.calls[1:]:
+                    call()
+            except Exception as error:
+                if candidate.tactic == DEFAULT:
+                    raise
+                lineup.reject(candidate.tactic, failure(error, "before the race"))
+                lineup.contenders.remove(candidate)
+        return len(lineup.contenders) == count
 
     def _settled(self, standing: Standing, budget: Budget) -> Settled:
         """The verdict by now. A race that may go on keeps the weights of those that are left; another keeps nothing."""
