@@ -256,6 +256,24 @@ def test_every_tactic_meets_every_replica_equally_often(replicas: int, inner: in
     assert all(r.counts == first for r in runnables if r.name in survivors), "the same replicas for all"
 
 
+def test_a_round_begins_with_the_replica_after_the_last_ones() -> None:
+    """Replicas that a sample met just now would be warmer than in service: a whole turn lies between two meetings."""
+    world = World(noise=0.01)
+    met: list[int] = []
+    runnables = field_of(world, {"default": 1e-3, "a": 1e-3}, replicas=5)
+
+    def noting(number: int, call: Callable[[], object]) -> Callable[[], object]:
+        def noted() -> object:
+            met.append(number)
+            return call()
+
+        return noted
+
+    runnables[0].calls = [noting(number, call) for number, call in enumerate(runnables[0].calls)]
+    run(world, runnables, inner=2, max_rounds=5)
+    assert met == [0, 1, 2, 3, 4] * 2
+
+
 def test_the_same_seed_gives_the_same_race_and_another_one_another_order() -> None:
     def samples(seed: int) -> list[list[float]]:
         world = World(noise=0.1)
