@@ -427,3 +427,58 @@ def test_what_passed_tells_the_worst_error_and_how_long_the_last_call_took() -> 
     assert found.error == pytest.approx(1e-5, rel=0.05)
     assert found.seconds == pytest.approx(0.1)
     assert clock.waited >= 4, "waits before and after each call"
+
+
+class Stopwatch:
+    """A clock that calls put forward."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def synchronize(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("takes", "calls", "refused"),
+    [
+        ([2.0], 2, True),  # forty times the default's time, and again: nothing else is tried
+        ([2.0, 0.06, 0.06], 3, False),  # only the first call was slow, which may load something
+        ([0.4], 2, False),  # eight times: let the race say
+    ],
+)
+def test_a_tactic_that_takes_far_too_long_twice_is_not_checked_further(
+    takes: list[float], calls: int, refused: bool
+) -> None:
+    clock = Stopwatch()
+    made: list[torch.Tensor] = []
+
+    def slow(x: torch.Tensor) -> torch.Tensor:
+        clock.now += takes[min(len(made), len(takes) - 1)]
+        made.append(x)
+        return x * 2
+
+    cases = [Case((x,), x * 2, f"M={len(x)}", seconds=0.05) for x in (tensor(2), tensor(4))]
+    found = check(slow, Reference.of(cases, ()), clock)
+    assert len(made) == calls
+    if refused:
+        assert isinstance(found, Finding)
+        assert found.reason == "timeout"
+        assert found.detail == "M=2: takes 2 s, 40 times the default"
+    else:
+        assert isinstance(found, Passed)
+
+
+@pytest.mark.parametrize("seconds", [None, 1e-4])
+def test_short_calls_and_inputs_that_are_no_live_ones_may_take_their_time(seconds: float | None) -> None:
+    clock = Stopwatch()
+
+    def slow(x: torch.Tensor) -> torch.Tensor:
+        clock.now += 0.09 if seconds else 100.0
+        return x * 2
+
+    x = tensor(2)
+    assert isinstance(check(slow, Reference.of([Case((x,), x * 2, "M=2", seconds=seconds)], ()), clock), Passed)

@@ -61,7 +61,7 @@ def bound(dtype: torch.dtype = torch.float32, **options: Any) -> Binding:
 
 
 def checked(binding: Binding, task: Task, tactic: Tactic) -> Finding | Passed:
-    cases = task.cases(random.Random(0), binding)
+    cases = task.cases(random.Random(0), binding, CpuDevice())
     return check(binding.bound(tactic), Reference.of(cases, binding.constants), CpuDevice())
 
 
@@ -72,7 +72,7 @@ def extremes(cases: Sequence[Case]) -> dict[str, Case]:
 def test_the_cases_are_the_edges_one_between_and_the_extremes_and_the_upper_edge_comes_last() -> None:
     binding = bound()
     task = task_of(binding, *routed(9))
-    cases = task.cases(random.Random(0), binding)
+    cases = task.cases(random.Random(0), binding, CpuDevice())
     assert {case.label for case in cases} - extremes(cases).keys() == {"M=9", "M=12", "M=16"}
     assert cases[-1].label == "M=16", "its call is the first look at the speed"
     assert all(label.startswith("M=16, ") for label in extremes(cases))
@@ -83,7 +83,7 @@ def test_the_cases_are_the_edges_one_between_and_the_extremes_and_the_upper_edge
 def test_the_extremes_of_experts_are_the_routings_that_a_live_batch_seldom_shows() -> None:
     binding = bound()
     task = task_of(binding, *routed(16))
-    found = extremes(task.cases(random.Random(0), binding)).values()
+    found = extremes(task.cases(random.Random(0), binding, CpuDevice())).values()
     counts = [torch.bincount(case.args[1].flatten(), minlength=E + 1).tolist() for case in found]
     assert all(sum(count) == 16 * K for count in counts)
     assert any(max(count[:E]) == 16 * K for count in counts), "one expert has everything"
@@ -99,7 +99,7 @@ def test_an_extreme_that_cannot_be_is_left_out() -> None:
     gate_up, down = weights(experts=2)
     binding = experts.bind(gate_up, down, "silu")
     task = task_of(binding, *routed(4, experts=2))
-    assert not any("idle" in label for label in extremes(task.cases(random.Random(0), binding)))
+    assert not any("idle" in label for label in extremes(task.cases(random.Random(0), binding, CpuDevice())))
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 16, 64])
@@ -109,7 +109,7 @@ def test_every_shipped_tactic_is_right_on_all_cases(dtype: torch.dtype, scores: 
     binding = bound(dtype)
     x, index, weight = routed(tokens, dtype)
     task = task_of(binding, x, index, weight.to(scores))
-    reference = Reference.of(task.cases(random.Random(0), binding), binding.constants)
+    reference = Reference.of(task.cases(random.Random(0), binding, CpuDevice()), binding.constants)
     assert len(extremes(reference.cases)) == 4
     found = {}
     for runner in experts.runners.values():
@@ -175,7 +175,9 @@ def test_a_tactic_that_is_wrong_only_there_is_refused_with_the_case_named(
     experts.runner("careless", version="1")(kernel)
     binding = bound()
     task = task_of(binding, *routed(16))
-    live = Reference.of([case for case in task.cases(random.Random(0), binding) if case.label == "M=16"], ())
+    live = Reference.of(
+        [case for case in task.cases(random.Random(0), binding, CpuDevice()) if case.label == "M=16"], ()
+    )
     assert isinstance(check(binding.bound(Tactic(runner="careless")), live, CpuDevice()), Passed)
     found = checked(binding, task, Tactic(runner="careless"))
     assert isinstance(found, Finding)
@@ -210,7 +212,7 @@ def test_an_extreme_that_the_default_does_not_cover_is_left_out_and_said(
     binding = experts.bind(*constants, default=module, scope=Scope("a model"))
     task = task_of(binding, *routed(16))
     with caplog.at_level(logging.DEBUG, "tunebook.tuner"):
-        found = extremes(task.cases(random.Random(0), binding))
+        found = extremes(task.cases(random.Random(0), binding, CpuDevice()))
     assert len(found) == 2
     assert not any("no expert" in label or "no choice" in label for label in found)
     said = [record.getMessage() for record in caplog.records if "not checked on" in record.getMessage()]
@@ -230,7 +232,7 @@ def test_a_default_that_fails_at_an_edge_raises() -> None:
     binding = bound(default=module)
     task = task_of(binding, *routed(16))
     with pytest.raises(RuntimeError, match="nine"):
-        task.cases(random.Random(0), binding)
+        task.cases(random.Random(0), binding, CpuDevice())
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
@@ -245,7 +247,7 @@ def test_a_models_own_experts_are_a_reference_for_routings_with_experts(
         with collecting(collection):
             model(input_ids=torch.arange(7)[None])
         (task,) = [task for task in tasks(collection) if task.seen]
-        found = task.cases(random.Random(0), task.family.layers[0])
+        found = task.cases(random.Random(0), task.family.layers[0], CpuDevice())
     assert len([label for label in extremes(found) if "every choice" in label or "idle" in label]) == 2
 
 
@@ -274,7 +276,7 @@ def test_an_op_may_declare_extremes_of_its_own() -> None:
         yield "one infinite", (args[0].index_fill(0, torch.tensor([rng.randrange(4)]), float("inf")),)
 
     task, binding = halved_task(made)
-    labels = [case.label for case in task.cases(random.Random(0), binding)]
+    labels = [case.label for case in task.cases(random.Random(0), binding, CpuDevice())]
     assert labels == ["x.0=3", "x.0=4, all zero", "x.0=4, one infinite", "x.0=4"]
     (args,) = seen
     assert len(args) == 2, "constants included"
@@ -283,7 +285,7 @@ def test_an_op_may_declare_extremes_of_its_own() -> None:
 
 def test_an_op_without_extremes_is_checked_on_sizes_alone() -> None:
     task, binding = halved_task(None)
-    assert [case.label for case in task.cases(random.Random(0), binding)] == ["x.0=3", "x.0=4"]
+    assert [case.label for case in task.cases(random.Random(0), binding, CpuDevice())] == ["x.0=3", "x.0=4"]
 
 
 @pytest.mark.parametrize(
@@ -300,7 +302,7 @@ def test_an_op_without_extremes_is_checked_on_sizes_alone() -> None:
 def test_extremes_that_are_no_calls_of_the_problem_are_an_error_of_the_op(made: Callable[..., Any], named: str) -> None:
     task, binding = halved_task(made)
     with pytest.raises(OpError, match=r"halved.*extremes") as caught:
-        task.cases(random.Random(0), binding)
+        task.cases(random.Random(0), binding, CpuDevice())
     assert named in str(caught.value)
 
 

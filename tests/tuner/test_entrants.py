@@ -413,7 +413,7 @@ def test_where_all_are_rejected_the_default_wins(world: World) -> None:
 
 
 def test_a_hopeless_tactic_is_screened_out_and_stays_in_the_frontier(world: World) -> None:
-    world.offer(one=Offer({1: 1e-3}), snail=Offer({1: 1.0}))
+    world.offer(one=Offer({1: 1e-3}), snail=Offer({1: 0.09}))
     verdict = world.tune().verdicts[key()]
     assert world.calls["snail[p=1]"] < 8
     assert world.calls["one[p=1]"] > world.calls["snail[p=1]"]

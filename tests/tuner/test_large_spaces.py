@@ -107,7 +107,8 @@ def test_every_call_of_a_look_or_of_halving_is_in_the_run_file(lab: Any) -> None
     """A tactic's calls are two of its check, two of its look unless it is hopeless, and the samples in the file."""
     thousand(lab)
     lab.tune({"o": [1]}, 4.0)
-    inner = {line.trial.tactic: line.trial.inner for line in lab.run().trials if line.trial.rounds[0] >= 0}
+    timed = [line.trial for line in lab.run().trials if isinstance(line.trial, Timed)]
+    inner = {trial.tactic: trial.inner for trial in timed if trial.rounds[0] >= 0}
     for tactic in tried(lab):
         samples = lab.samples(KEY, tactic)
         looks = [number for number, _ in samples if number < 0]

@@ -23,13 +23,23 @@ TOLERANCES: dict[str, tuple[float, float]] = {
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
+#: A tactic that takes so many times the default's seconds on live input, and again, has no chance and is not checked further.
+TIMEOUT_RATIO = 10.0
+#: Shorter calls than this, in seconds, are worth no haste.
+TIMEOUT_S = 0.1
+
+
 @dataclass(frozen=True)
 class Case:
-    """Inputs to check on: the arguments, the default's output on them, and a word for messages ("M=16")."""
+    """Inputs to check on: the arguments, the default's output on them, and a word for messages ("M=16").
+
+    `seconds` is what the default took; a tactic that takes far longer is not checked further. None: it may take its time.
+    """
 
     args: tuple[Any, ...]
     expected: Any
     label: str
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,11 +84,13 @@ def check(call: Callable[..., Any], reference: Reference, clock: Clock) -> Findi
         args = tuple(_copy(value) for value in case.args)
         try:
             with _filled_with_nan():
-                clock.synchronize()
-                start = clock.clock()
-                got = call(*args)
-                clock.synchronize()
-                seconds = clock.clock() - start
+                got, seconds = _timed(call, args, clock)
+                if _too_long(seconds, case):  # a first call may load or compile what the next one has
+                    got, seconds = _timed(call, args, clock)
+            if _too_long(seconds, case):
+                return Finding(
+                    "timeout", f"{case.label}: takes {seconds:.2g} s, {_ratio(seconds, case):.0f} times the default"
+                )
             compared = compare(got, case.expected)
             unchanged = all(_same(value, original) for value, original in zip(args, case.args, strict=True))
         except Exception as error:  # noqa: BLE001 - whatever a tactic raises, or returns that cannot be compared
@@ -99,6 +111,22 @@ def check(call: Callable[..., Any], reference: Reference, clock: Clock) -> Findi
     if tuple(_checksum(value) for value in reference.constants) != reference.checksums:
         return Finding("correctness", "the weights were changed by the call")
     return Passed(worst, seconds)
+
+
+def _timed(call: Callable[..., Any], args: tuple[Any, ...], clock: Clock) -> tuple[Any, float]:
+    clock.synchronize()
+    start = clock.clock()
+    got = call(*args)
+    clock.synchronize()
+    return got, clock.clock() - start
+
+
+def _too_long(seconds: float, case: Case) -> bool:
+    return case.seconds is not None and seconds > max(TIMEOUT_S, TIMEOUT_RATIO * case.seconds)
+
+
+def _ratio(seconds: float, case: Case) -> float:
+    return seconds / max(case.seconds or 0.0, 1e-9)
 
 
 def failure(error: Exception, where: str) -> Finding:

@@ -59,7 +59,7 @@ class Ground:
     @cached_property
     def reference(self) -> Reference:
         """What the default gives; whatever it raises is raised."""
-        return Reference.of(self.task.cases(self.rng, self.first), self.first.constants)
+        return Reference.of(self.task.cases(self.rng, self.first, self.device), self.first.constants)
 
     def contender(self, tactic: Tactic) -> Contender:
         """A tactic on every layer, as in service. Raises whatever the runner's `prepare` raises."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunebook.dispatch import Binding
-from tunebook.measure import Case, compare
+from tunebook.measure import Case, Clock, compare
 from tunebook.ops import OpSpec
 from tunebook.records import Dim, Problem
 from tunebook.tuner._collect import Collection, Family
@@ -66,7 +66,7 @@ class Task:
         exact = observed.inputs if observed is not None and set(observed.sizes) == {wanted} else {}
         return [exact.get(id(layer)) or self.spec.shape.resample(self._source(layer), sizes, rng) for layer in layers]
 
-    def cases(self, rng: random.Random, layer: Binding) -> list[Case]:
+    def cases(self, rng: random.Random, layer: Binding, clock: Clock) -> list[Case]:
         """What a tactic must get right on `layer`: the edges of the bucket, a size between, and the op's extremes.
 
         What is right says the default; what it raises at an edge is the caller's, an extreme that it does not cover is left
@@ -74,10 +74,10 @@ class Task:
         calls of this problem.
         """
         *others, high = self.edge_sizes()
-        cases = [_case(layer, self.inputs(sizes, rng, [layer])[0], _label(sizes)) for sizes in others]
+        cases = [_timed(clock, layer, self.inputs(sizes, rng, [layer])[0], _label(sizes)) for sizes in others]
         (largest,) = self.inputs(high, rng, [layer])
         cases += self._extremes(rng, layer, largest, _label(high))
-        return [*cases, _case(layer, largest, _label(high))]
+        return [*cases, _timed(clock, layer, largest, _label(high))]
 
     def _extremes(self, rng: random.Random, layer: Binding, live: tuple[Any, ...], where: str) -> Iterator[Case]:
         """The op's extremes that the default covers: those on which it gives what the op's own function gives.
@@ -112,6 +112,14 @@ class Task:
 
 def _case(layer: Binding, args: tuple[Any, ...], label: str) -> Case:
     return Case(args, layer.default(*args), label)
+
+
+def _timed(clock: Clock, layer: Binding, args: tuple[Any, ...], label: str) -> Case:
+    clock.synchronize()
+    start = clock.clock()
+    expected = layer.default(*args)
+    clock.synchronize()
+    return Case(args, expected, label, clock.clock() - start)
 
 
 def _label(sizes: Mapping[str, int]) -> str:
