@@ -103,6 +103,7 @@ def interrupted(
             "64",
             "--budget",
             "100",
+            "--thorough",  # so that it lasts well beyond its first verdict
         ],
         env=cli_environment(home),
         stdin=subprocess.DEVNULL,
