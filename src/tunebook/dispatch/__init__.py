@@ -4,6 +4,7 @@ from tunebook.dispatch._binding import Binding, versions
 from tunebook.dispatch._caller import place
 from tunebook.dispatch._collecting import BINDINGS, Collector, collecting, collector, uncollected
 from tunebook.dispatch._op import OPS, Op, op
+from tunebook.dispatch._originals import is_released, releasable_bytes, tensors_of
 from tunebook.dispatch._prepared import Prepared, tensor_bytes
 from tunebook.dispatch._scope import FREE, Scope, snapshot
 
@@ -18,10 +19,13 @@ __all__ = [
     "Scope",
     "collecting",
     "collector",
+    "is_released",
     "op",
     "place",
+    "releasable_bytes",
     "snapshot",
     "tensor_bytes",
+    "tensors_of",
     "uncollected",
     "versions",
 ]

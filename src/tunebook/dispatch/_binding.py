@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from tunebook.dispatch._caller import Call, Table, fast_entry, make_caller, signature
 from tunebook.dispatch._collecting import BINDINGS, collector
+from tunebook.dispatch._originals import converted, fill, is_released, release, restored, tensors_of
 from tunebook.dispatch._prepared import Prepared
 from tunebook.dispatch._scope import FREE, Scope
 from tunebook.errors import OpError
-from tunebook.ops import OpSpec
-from tunebook.records import DEFAULT, Tactic
+from tunebook.ops import Description, OpSpec
+from tunebook.records import DEFAULT, Problem, Tactic
 
 logger = logging.getLogger("tunebook.dispatch")
 
+#: What describing arguments that are no call of the op may raise.
+UNDESCRIBED = (OpError, AttributeError, TypeError, IndexError, ValueError)
 #: One binding keeps at most this many resolved signatures; then it begins anew.
 MAX_KEPT = 1 << 16
 
@@ -48,6 +53,11 @@ class Binding:
         self.default_version = default_version
         self.prepared = Prepared()
         self.versions = versions(constants)
+        #: What releasing the constants would free, in bytes; 0 unless whoever owns them allows it.
+        self.releasable = 0
+        #: The tactic whose prepared weights the released constants can be made from again.
+        self.source: Tactic | None = None
+        self.followers: list[Callable[[], Any]] = []  #: called when the constants' memory moves
         self._tables = {True: Table(), False: Table()}
         self.table = Table()
         self.fast = self.table.fast
@@ -87,6 +97,8 @@ class Binding:
             return self._counted(unfit, self.default)
         table = self.table  # what is resolved under one state must not be kept under another
         call = self._choose(args, tuned=table is self._tables[True])
+        if self.scope.recording:
+            call = self._recorded(args, call)
         try:
             key = signature(args, self.lead)
             if len(table.full) >= MAX_KEPT:
@@ -105,13 +117,14 @@ class Binding:
         if any(value.device.type != self.scope.device for value in args if hasattr(value, "device")):
             return self._counted("default: not tuned on this device", self.default)
         try:
-            description = self.spec.shape.describe((*args, *self.constants))
-            problem = self.spec.shape.problem(description, self.scope.measurement)
-        except (OpError, AttributeError, TypeError, IndexError, ValueError) as error:
+            description, problem = self._problem(args)
+        except UNDESCRIBED as error:
             return self._counted(f"default: {error}", self.default, once=True)
+        tactic = None if problem is None else self.scope.lookup(problem.key)
+        if tactic is None and self.source is not None:
+            return self._general(problem)
         if problem is None:
             return self._counted("default: no bucket for this size", self.default)
-        tactic = self.scope.lookup(problem.key)
         if tactic is None:
             return self._counted("default: not tuned", self.default)
         try:
@@ -123,12 +136,87 @@ class Binding:
             return call
         if not all(value.is_contiguous() for value in args if hasattr(value, "is_contiguous")):
             call = _on_contiguous(call)
-        if any(description.sizes[dim.name] != dim.size for dim in problem.dims):
+        if problem is not None and any(description.sizes[dim.name] != dim.size for dim in problem.dims):
             call = self._counted("bucket", call)
         return call
 
+    def _problem(self, args: tuple[Any, ...]) -> tuple[Description, Problem | None]:
+        description = self.spec.shape.describe((*args, *self.constants))
+        return description, self.spec.shape.problem(description, self.scope.measurement)
+
+    def _recorded(self, args: tuple[Any, ...], call: Call) -> Call:
+        try:
+            _, problem = self._problem(args)
+        except UNDESCRIBED:
+            return call
+        return call if problem is None else _counting(self.scope.recorded, problem.key, call)
+
+    def _general(self, problem: Problem | None) -> Call:
+        """Released weights, and a shape that was never tuned: the tactic of the nearest size, which serves every shape."""
+        near = None if problem is None else self.scope.nearest(problem, self._restorable)
+        tactic = near or self.source
+        assert tactic is not None
+        return self._counted("bucket", _on_contiguous(self.bound(tactic)))
+
+    def _restorable(self, tactic: Tactic) -> bool:
+        runner = self.spec.runner_of(tactic)
+        return runner is not None and runner.restore is not None and runner.layout_of(tactic) in self.prepared.layouts
+
+    @property
+    def released(self) -> bool:
+        """Whether the constants' memory was given back."""
+        return self.source is not None
+
+    def release(self, tactic: Tactic) -> None:
+        """Give the constants' memory back; `tactic`'s layout stays, and they can be made from it again, bit for bit.
+
+        Where the layout is not there yet it is made in the constants' own memory, if its runner can, without new memory.
+        From now on a shape that was never tuned is served by the nearest size's tactic. Whatever reads the constants, the
+        default among it, has them made again first. Not to be called while calls of this binding are running.
+
+        Raises OpError where the constants may not be released, or where `tactic` cannot give them back.
+        """
+        runner = self.spec.runner_of(tactic)
+        if runner is None or runner.restore is None:
+            raise OpError(f"{self.name or self.spec.name}: {tactic.name} cannot make the original weights again")
+        if not self.releasable:
+            raise OpError(f"{self.name or self.spec.name}: its weights are used elsewhere too; they cannot be released")
+        if self.source is not None:
+            self.bound(tactic)
+            self.source = tactic
+            return
+        self.prepared.get(runner.layout_of(tactic), functools.partial(converted, runner, self.constants, tactic))
+        for tensor in tensors_of(self.constants):
+            release(tensor, functools.partial(self.restore, read=True))
+        self.source = tactic
+        self._moved()
+
+    def restore(self, *, read: bool = False, last: bool = False) -> None:
+        """Make released constants again, bit for bit; `last`: the prepared weights will not be used any more."""
+        source, self.source = self.source, None
+        if source is None:
+            return
+        if read:
+            level = logging.DEBUG if self.scope.restored else logging.WARNING
+            self.scope.restored += 1
+            logger.log(level, "%s: the original weights are read, so they take memory again", self.name or self.spec.name)
+        runner = self.spec.runner_of(source)
+        assert runner is not None
+        made = restored(runner, self.prepared.held(runner.layout_of(source)), last)
+        for tensor, values in zip(tensors_of(self.constants), made, strict=True):
+            if is_released(tensor):
+                fill(tensor, values)
+        self._moved()
+
+    def _moved(self) -> None:
+        self.versions = versions(self.constants)
+        self.forget()
+        for follow in self.followers:
+            follow()
+
     def rebind(self, constants: tuple[Any, ...]) -> None:
         """Serve other constants from now on (weights were loaded, merged or replaced): everything prepared is made again."""
+        self.restore()
         self.constants = constants
         self.versions = versions(constants)
         self.prepared.clear()
@@ -143,9 +231,25 @@ class Binding:
             raise OpError(f"op {self.spec.name} offers no tactic {tactic.name}")
         layout, prepare = runner.layout_of(tactic), runner.prepare
         if prepare is None:
+            if runner.bind is not None:
+                return runner.bind(*self.constants, **tactic.kwargs)
             return _with_constants(runner.function, len(self.spec.dynamic), self.constants, tactic)
-        prepared = self.prepared.get(layout, functools.partial(_prepare, prepare, self.constants, tactic))
+        prepared = self.prepared.get(layout, functools.partial(self._prepare, prepare, tactic))
+        if runner.bind is not None:
+            return runner.bind(prepared, **tactic.kwargs)
         return _with_constants(runner.function, len(self.spec.dynamic), (prepared,), tactic)
+
+    def _prepare(self, prepare: Call, tactic: Tactic) -> Any:
+        import torch
+
+        constants = self.constants
+        if self.source is not None:  # once more, for as long as the other layout is being made
+            runner = self.spec.runner_of(self.source)
+            assert runner is not None
+            made = iter(restored(runner, self.prepared.held(runner.layout_of(self.source)), last=False))
+            constants = tuple(next(made) if hasattr(value, "untyped_storage") else value for value in constants)
+        with torch.inference_mode():
+            return prepare(*constants, **tactic.kwargs)
 
     def forget(self) -> None:
         """Drop the kept callables: what they were chosen from has changed."""
@@ -161,21 +265,24 @@ class Binding:
         self.fast = self.table.fast
 
     def close(self) -> None:
-        """Release prepared weights and kept callables."""
+        """Release prepared weights and kept callables; released constants are made again."""
+        self.restore(last=True)
         self.forget()
         self.prepared.clear()
         self.scope.remove(self)
 
     def _counted(self, what: str, call: Call, *, once: bool = False) -> Call:
-        counts = self.scope.counts
-        if once and what not in counts:
+        if once and what not in self.scope.counts:
             logger.warning("op %s runs its %s", self.spec.name, what)
+        return _counting(self.scope.counts, what, call)
 
-        def counted(*args: Any) -> Any:
-            counts[what] += 1
-            return call(*args)
 
-        return counted
+def _counting(counts: Counter[str], what: str, call: Call) -> Call:
+    def counted(*args: Any) -> Any:
+        counts[what] += 1
+        return call(*args)
+
+    return counted
 
 
 def _with_constants(function: Call, dynamic: int, constants: tuple[Any, ...], tactic: Tactic | None = None) -> Call:
@@ -191,13 +298,6 @@ def _with_constants(function: Call, dynamic: int, constants: tuple[Any, ...], ta
         one, two = constants
         return lambda x: run(x, one, two)
     return lambda *args: run(*args, *constants)
-
-
-def _prepare(prepare: Call, constants: tuple[Any, ...], tactic: Tactic) -> Any:
-    import torch
-
-    with torch.inference_mode():
-        return prepare(*constants, **tactic.kwargs)
 
 
 def _on_contiguous(call: Call) -> Call:

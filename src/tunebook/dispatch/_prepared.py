@@ -25,6 +25,10 @@ class Prepared:
                 self._bytes[layout] = tensor_bytes(made)
             return self._held[layout]
 
+    def held(self, layout: str) -> Any:
+        """The weights in a layout that is there. Raises KeyError for another."""
+        return self._held[layout]
+
     def bytes_of(self, layout: str) -> int:
         """What a layout takes, in bytes; 0 where it is not held."""
         return self._bytes.get(layout, 0)
@@ -48,11 +52,16 @@ class Prepared:
 
 
 def tensor_bytes(value: Any) -> int:
-    """The bytes of all tensors inside an object: containers, dataclasses and plain objects are walked, storages counted once."""
+    """The bytes of all tensors inside an object: containers, dataclasses and plain objects are walked, storages counted once.
+
+    An object that is no tensor says in `nbytes` what it takes.
+    """
     seen: dict[int, int] = {}
     visited: set[int] = set()
     for tensor in _tensors(value, visited):
-        if getattr(tensor, "is_mkldnn", False):
+        if not hasattr(tensor, "untyped_storage"):
+            seen[id(tensor)] = tensor.nbytes
+        elif getattr(tensor, "is_mkldnn", False):
             seen[id(tensor)] = _opaque_bytes(tensor)
         else:
             storage = tensor.untyped_storage()
@@ -71,7 +80,7 @@ def _tensors(value: Any, visited: set[int]) -> Iterator[Any]:
     if id(value) in visited or value is None or isinstance(value, str | bytes | int | float | bool):
         return
     visited.add(id(value))
-    if hasattr(value, "untyped_storage"):
+    if hasattr(value, "untyped_storage") or isinstance(getattr(value, "nbytes", None), int):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():

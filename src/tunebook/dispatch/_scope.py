@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from tunebook.records import Tactic
+from tunebook.records import Problem, Tactic
 
 if TYPE_CHECKING:
     from tunebook.dispatch._binding import Binding
@@ -27,6 +28,9 @@ class Scope:
         self.device = device  #: the kind of device that its tactics were tuned on
         self.measurement = measurement  #: the measuring policy of its problems, a part of their keys
         self.counts: Counter[str] = Counter()
+        self.recorded: Counter[str] = Counter()  #: calls by problem while `record` is on
+        self.recording = False
+        self.restored = 0  #: bindings whose released weights were read and made again; the first is logged as a warning
         self.lock = threading.RLock()
         self._tactics: dict[str, Tactic] = {}
         self._tuned = True
@@ -54,6 +58,23 @@ class Scope:
     def lookup(self, key: str) -> Tactic | None:
         """The tactic for a problem when tuned tactics serve, or None for a problem that nothing is known about."""
         return self._tactics.get(key)
+
+    def nearest(self, problem: Problem, fits: Callable[[Tactic], bool]) -> Tactic | None:
+        """Of the tactics of `problem`'s family that fit, the one for the nearest sizes by their logarithms."""
+        found: list[tuple[float, Tactic]] = []
+        for key, tactic in self._tactics.items():
+            other = Problem.parse(key)
+            if (other.family, other.policy) == (problem.family, problem.policy) and fits(tactic):
+                sizes = zip(problem.dims, other.dims, strict=True)
+                found.append((sum(abs(math.log((a.size + 1) / (b.size + 1))) for a, b in sizes), tactic))
+        return min(found, key=lambda item: item[0])[1] if found else None
+
+    def record(self, on: bool) -> None:
+        """Count the calls of every problem in `recorded` from now on, or no more."""
+        with self.lock:
+            self.recording = on
+            for binding in self.bindings:
+                binding.forget()
 
     def install(self, tactics: Mapping[str, Tactic], *, replace: bool = False) -> None:
         """Serve these tactics from now on; the others stay unless `replace`."""

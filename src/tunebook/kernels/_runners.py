@@ -1,4 +1,4 @@
-"""The runners that ship: `torch` and `onednn` for both ops, and FlashInfer's MoE by name, with what it needs."""
+"""The runners that ship: `torch`, `onednn` and `native` for both ops, and FlashInfer's MoE by name, with what it needs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tunebook.kernels._experts import _onednn as onednn_experts
 from tunebook.kernels._experts import _torch as torch_experts
 from tunebook.kernels._linear import _onednn as onednn_linear
 from tunebook.kernels._linear import _torch as torch_linear
+from tunebook.kernels._native import _declare as native
 from tunebook.kernels._ops import experts, linear
 from tunebook.ops import requires
 from tunebook.records import Problem
@@ -140,3 +141,4 @@ def declare() -> None:
         supports=_onednn_fits,
         libraries=("torch",),
     )(_linear_onednn)
+    native.declare(linear, experts)

@@ -24,7 +24,8 @@ class Runner:
     """A runner of one op.
 
     `function(*dynamic, *constants, **params)`, or `function(*dynamic, prepared, **params)` where `prepare` is given.
-    `supports(problem, **params)` gives the reason why a tactic does not fit a problem, or None.
+    `supports(problem, **params)` gives the reason why a tactic does not fit a problem, or None. `restore`, `convert`,
+    `bits` and `bind` are explained in `OpSpec.runner`.
     """
 
     op: str
@@ -36,6 +37,10 @@ class Runner:
     layout: Callable[..., str] | None = None
     workspace: Callable[..., int] | None = None
     supports: Callable[..., str | None] | None = None
+    restore: Callable[..., Sequence[Any]] | None = None
+    convert: Callable[..., Any] | None = None
+    bits: Callable[..., str] | None = None
+    bind: Callable[..., Callable[..., Any]] | None = None
     declared_version: str | None = None
     sources: tuple[str | Path, ...] = ()
     libraries: tuple[str, ...] = ()
@@ -72,6 +77,10 @@ class Runner:
         if said is None or said is True:
             return None
         return said if isinstance(said, str) and said else "not supported"
+
+    def numerics(self, tactic: Tactic) -> str | None:
+        """What tactics of this runner have in common that give equal bits whatever the batch; None without that promise."""
+        return None if self.bits is None else f"{self.name}:{self.bits(**tactic.kwargs)}"
 
     def layout_of(self, tactic: Tactic) -> str:
         """The name of the weight layout that a tactic needs; empty where the model's own weights serve."""

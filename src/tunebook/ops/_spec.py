@@ -77,6 +77,10 @@ class OpSpec:
         layout: Callable[..., str] | None = None,
         workspace: Callable[..., int] | None = None,
         supports: Callable[..., str | None] | None = None,
+        restore: Callable[..., Sequence[Any]] | None = None,
+        convert: Callable[..., Any] | None = None,
+        bits: Callable[..., str] | None = None,
+        bind: Callable[..., Callable[..., Any]] | None = None,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Declare another implementation of this op; each combination of `space` is one tactic.
 
@@ -90,14 +94,29 @@ class OpSpec:
         workspace:  ``workspace(*dynamic, *constants, **params)`` is the extra memory of one call, in bytes.
         supports:   ``supports(problem, **params)`` gives the reason why a tactic does not fit a problem, or None.
 
+        restore:    ``restore(prepared, last=…)`` gives the tensors among the constants again, bit for bit, in order; with
+                    `last` nothing will use `prepared` any more. By it the runner also says that its tactics serve every
+                    shape of the op: where it serves, the original weights may be released.
+        convert:    ``convert(*constants, **params)`` is `prepare` in the memory of the constants, whose values are lost; it
+                    gives None, and has touched nothing, where that cannot be. Needs `restore`.
+        bits:       ``bits(**params)``: tactics with one such name give equal bits for a row whatever else is in the batch.
+
+        bind:       ``bind(prepared, **params)`` (``bind(*constants, **params)`` without `prepare`) gives the function of the
+                    dynamic arguments that serves; for a runner that has something to look up once and not at each call.
+
         A second runner of the same name replaces the first if it comes from the same module, else it is an OpError.
         """
         if name == DEFAULT.runner:
             raise OpError(f"op {self.name}: the name {name!r} belongs to the untuned implementation")
-        functions = {"prepare": prepare, "layout": layout, "workspace": workspace, "supports": supports}
+        functions = {
+            "prepare": prepare, "layout": layout, "workspace": workspace, "supports": supports,
+            "restore": restore, "convert": convert, "bits": bits, "bind": bind,
+        }  # fmt: skip
         for what, value in functions.items():
             if value is not None and not callable(value):
                 raise OpError(f"op {self.name}, runner {name}: {what}={value!r} is not a function")
+        if (restore is not None and prepare is None) or (convert is not None and restore is None):
+            raise OpError(f"op {self.name}, runner {name}: restore= needs prepare=, and convert= needs restore=")
         tactics = combinations(self.name, name, space)
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,6 +131,10 @@ class OpSpec:
                 layout=layout,
                 workspace=workspace,
                 supports=supports,
+                restore=restore,
+                convert=convert,
+                bits=bits,
+                bind=bind,
                 declared_version=version,
                 sources=tuple(sources),
                 libraries=tuple(libraries),

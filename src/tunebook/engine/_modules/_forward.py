@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from tunebook.dispatch import Binding, place, versions
+from tunebook.dispatch import Binding, is_released, place, versions
 
 logger = logging.getLogger("tunebook.engine")
 
@@ -57,9 +57,10 @@ def _call({parameters}):
     if (
         _own.get("{first}") is not _one
         or _own.get("{second}") is not _two
-        or _one.data_ptr() != _place_one
+        or (_place_one and _one.data_ptr() != _place_one)
         or (_version_one is not None and _one._version != _version_one)
-        or (_two is not None and (_two.data_ptr() != _place_two or (_version_two is not None and _two._version != _version_two)))
+        or (_place_two and _two.data_ptr() != _place_two)
+        or (_version_two is not None and _two._version != _version_two)
     ):
         if not _renew():
             return _default({parameters})
@@ -72,12 +73,13 @@ def _call({parameters}):
             return False
         one, two = binding.constants[:2]
         space["_one"], space["_two"] = one, two
-        space["_place_one"], space["_version_one"] = place(one)
-        space["_place_two"], space["_version_two"] = place(two)
+        space["_place_one"], space["_version_one"] = _seen(one)
+        space["_place_two"], space["_version_two"] = _seen(two)
         return True
 
     space["_renew"] = renew
     renew()
+    binding.followers.append(renew)
     exec(compile(source, f"<forward of {binding.name}>", "exec"), space)  # noqa: S102 - the text is ours
     forward.__class__ = types.new_class(
         type(forward).__name__,
@@ -87,11 +89,6 @@ def _call({parameters}):
     return forward
 
 
-def linear_forward(module: Any, binding: Binding) -> AttachedForward:
-    """The forward of an ``nn.Linear``: input [..., K] to [..., N]."""
-    return forward_of(module, binding, ("weight", "bias"), "input")
-
-
-def experts_forward(module: Any, binding: Binding) -> AttachedForward:
-    """The forward of an experts module of Transformers: [tokens, H], [tokens, K], [tokens, K] to [tokens, H]."""
-    return forward_of(module, binding, ("gate_up_proj", "down_proj"), "hidden_states, top_k_index, top_k_weights")
+def _seen(weight: Any) -> tuple[int | None, int | None]:
+    """What tells that a weight has moved or was written. Of a released one nothing: asking it costs, and its return is told."""
+    return (None, None) if is_released(weight) else place(weight)

@@ -1,0 +1,91 @@
+#include "linear.h"
+
+#include <algorithm>
+#include <atomic>
+
+namespace tunebook {
+namespace {
+
+// Rows a panel needs before copying x into one with a stride that spreads over the cache's sets pays.
+constexpr int64_t kCopyRows = 8;
+
+}  // namespace
+
+void linear(const Weights& weights, const LinearCall& call, const Tactic& tactic) {
+  if (call.rows == 0 || weights.rows() == 0) return;
+  const Kernels& kernels = *tactic.kernels;
+  const Product product = product_of(kernels, call.dtype, weights.dtype());
+  const Dtype panel_dtype = product == Product::bf16_bf16 ? Dtype::bf16 : Dtype::f32;
+  const int64_t inner = weights.inner(), padded = round_up(std::max<int64_t>(inner, 1), kDepth);
+  const bool direct = call.dtype == panel_dtype && inner == padded && call.rows < kCopyRows;
+  const int threads = std::max(tactic.threads, 1);
+
+  const int64_t stride = direct ? inner : padded + kDepth;
+  const auto panel_size = static_cast<size_t>(element_of(panel_dtype));
+  Layout layout;
+  const size_t panel_at = layout.add(direct ? 0 : static_cast<size_t>(call.rows * stride) * panel_size);
+  const size_t scratch_bytes = BlockProduct::needs_scratch(weights, tactic) ? weights.block_bytes() : 0;
+  const size_t scratch_at = layout.add(scratch_bytes * static_cast<size_t>(threads));
+  char* memory = Arena::reserve(layout.total());
+  const char* panel = direct ? static_cast<const char*>(call.x) : memory + panel_at;
+
+  const int block = weights.block(), blocks = weights.blocks();
+  int64_t chunk = kRowChunk;
+  if (tactic.split == Split::tokens) chunk = std::max<int64_t>((call.rows + threads - 1) / threads, 1);
+  const int64_t chunks = (call.rows + chunk - 1) / chunk;
+  // At least eight tasks a thread, so that a thread that is held up does not hold up the others.
+  const int group = tactic.columns > 0 ? std::max(tactic.columns / block, 1)
+                                       : std::max(static_cast<int>(blocks * chunks / (threads * 8)), 1);
+  const int64_t groups = (blocks + group - 1) / group, tasks = chunks * groups;
+
+  std::atomic<int64_t> next_row{0}, next_task{0};
+  Barrier barrier;
+  const auto fill = [&](int64_t row) {
+    to_panel(kernels, static_cast<const char*>(call.x) + row * inner * element_of(call.dtype), call.dtype,
+             memory + panel_at + static_cast<size_t>(row * stride) * panel_size, panel_dtype, inner, padded);
+  };
+  const bool fill_first = !direct && call.rows * inner <= 32768;
+  if (fill_first) {
+    for (int64_t row = 0; row < call.rows; ++row) fill(row);
+  }
+  parallel(static_cast<int>(std::min<int64_t>(threads, tasks)), tactic.backend, [&](int id, int count) {
+    if (!direct && !fill_first) {
+      constexpr int64_t some = 8;
+      for (int64_t row; (row = next_row.fetch_add(some, std::memory_order_relaxed)) < call.rows;) {
+        for (int64_t r = row; r < std::min(row + some, call.rows); ++r) fill(r);
+      }
+      barrier.wait(count);
+    }
+    kernels.enter();
+    BlockProduct multiplier(weights, tactic, product, memory + scratch_at + static_cast<size_t>(id) * scratch_bytes);
+    const int64_t most = multiplier.most_rows();
+    alignas(64) float c[kMaxRows * kMaxBlock];
+    alignas(64) float bias[kMaxBlock];
+    for (int64_t task; (task = next_task.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+      const int64_t first = task / groups * chunk, last = std::min(first + chunk, call.rows);
+      const int from = static_cast<int>(task % groups) * group;
+      for (int index = from; index < std::min(from + group, blocks); ++index) {
+        const int columns = weights.valid_columns(index);
+        const int64_t column = weights.first_column(index);
+        if (call.bias && call.bias_dtype == Dtype::bf16) {
+          kernels.to_f32(static_cast<const uint16_t*>(call.bias) + column, bias, columns);
+        } else if (call.bias) {
+          std::copy_n(static_cast<const float*>(call.bias) + column, columns, bias);
+        }
+        multiplier.select(0, index);
+        const int passes = static_cast<int>((last - first + most - 1) / most);
+        for (int64_t row = first; row < last; row += most) {
+          const int rows = static_cast<int>(std::min(most, last - row));
+          multiplier.multiply(panel + static_cast<size_t>(row * stride) * panel_size, stride, rows,
+                              static_cast<int>((row - first) / most), passes, c);
+          kernels.store(c, block, rows, columns, call.bias ? bias : nullptr,
+                        static_cast<char*>(call.out) + (row * weights.rows() + column) * element_of(call.dtype),
+                        weights.rows(), call.dtype);
+        }
+      }
+    }
+    kernels.leave();
+  });
+}
+
+}  // namespace tunebook

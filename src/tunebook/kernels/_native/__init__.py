@@ -1,0 +1,48 @@
+"""CPU kernels for inference: linear layers and gated mixtures of experts, on packed or row-major weights.
+
+`pack` makes a packed copy of a weight, `view` reads one where it lies; `tactic` says how a call is to be computed;
+`linear` and `experts` compute. `space` lists the tactics that are worth trying for a shape. All of them need the compiled
+kernels; `unavailable` says whether they are there, and why not.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tunebook.kernels._native._available import unavailable
+
+if TYPE_CHECKING:
+    from tunebook.kernels._native._calls import ACTIVATIONS, experts, linear, release_workspace
+    from tunebook.kernels._native._space import Choice, instruction_sets, processors, space, tactic
+    from tunebook.kernels._native._weights import Weights, pack, view
+
+_WHERE = {
+    **dict.fromkeys(("ACTIVATIONS", "experts", "linear", "release_workspace"), "_calls"),
+    **dict.fromkeys(("Choice", "instruction_sets", "processors", "space", "tactic"), "_space"),
+    **dict.fromkeys(("Weights", "pack", "view"), "_weights"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The compiled part is imported when something of it is asked for."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+__all__ = [
+    "ACTIVATIONS",
+    "Choice",
+    "Weights",
+    "experts",
+    "instruction_sets",
+    "linear",
+    "pack",
+    "processors",
+    "release_workspace",
+    "space",
+    "tactic",
+    "unavailable",
+    "view",
+]

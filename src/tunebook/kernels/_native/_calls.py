@@ -1,0 +1,102 @@
+"""Calls of the kernels: checks, then addresses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tunebook.kernels._native import _native
+from tunebook.kernels._native._weights import Weights
+
+_DTYPES = {torch.bfloat16: _native.Dtype.bfloat16, torch.float32: _native.Dtype.float32}
+_A = _native.Activation
+#: The kernels' activations by their names in Transformers' configurations.
+ACTIVATIONS = {
+    "gelu": _A.gelu,
+    "gelu_new": _A.gelu_tanh,
+    "gelu_python": _A.gelu,
+    "gelu_pytorch_tanh": _A.gelu_tanh,
+    "hardswish": _A.hardswish,
+    "mish": _A.mish,
+    "relu": _A.relu,
+    "relu6": _A.relu6,
+    "sigmoid": _A.sigmoid,
+    "silu": _A.silu,
+    "swish": _A.silu,
+    "tanh": _A.tanh,
+}
+
+
+def _rows(x: Tensor, inner: int) -> Tensor:
+    if x.dtype not in _DTYPES or x.device.type != "cpu":
+        raise ValueError(f"x must be bfloat16 or float32 on the CPU, not {x.dtype} on {x.device}")
+    if x.shape[-1] != inner:
+        raise ValueError(f"x has {x.shape[-1]} columns, the weight {inner}")
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def linear(x: Tensor, weights: Weights, bias: Tensor | None, tactic: _native.Tactic) -> Tensor:
+    """x [..., K] times the weight [N, K] transposed, plus bias [N] or None: [..., N] in x's dtype, sums in fp32.
+
+    Raises:
+        ValueError: dtypes or sizes that do not fit, or a tactic that needs another layout.
+    """
+    if len(weights.shape) != 2:
+        raise ValueError("linear takes one matrix")
+    rows, inner = weights.shape
+    x = _rows(x, inner)
+    out = torch.empty((*x.shape[:-1], rows), dtype=x.dtype)
+    bias_address, bias_dtype = 0, _native.Dtype.float32
+    if bias is not None:
+        if bias.dtype not in _DTYPES or bias.shape != (rows,) or not bias.is_contiguous():
+            raise ValueError("a bias must be a contiguous bfloat16 or float32 tensor [N]")
+        bias_address, bias_dtype = bias.data_ptr(), _DTYPES[bias.dtype]
+    count = out.numel() // rows if rows else 0
+    _native.linear(
+        weights.native, x.data_ptr(), count, bias_address, bias_dtype, out.data_ptr(), _DTYPES[x.dtype], tactic
+    )
+    return out
+
+
+def experts(
+    x: Tensor,
+    index: Tensor,
+    scores: Tensor,
+    gate_up: Weights,
+    down: Weights,
+    activation: str,
+    tactic: _native.Tactic,
+) -> Tensor:
+    """A gated mixture of experts, summed over each token's choices: [M, H] in x's dtype.
+
+    x [M, H]; index [M, K] int64 in 0…E (E: no expert); scores [M, K], any float dtype; gate_up [E, 2I, H], gated; down
+    [E, H, I]. The result is the same, bit for bit, whatever the split and the number of threads.
+
+    Raises:
+        ValueError: dtypes or sizes that do not fit, or a tactic that needs another layout.
+        IndexError: an index outside 0…E.
+    """
+    try:
+        act = ACTIVATIONS[activation]
+    except KeyError:
+        raise ValueError(f"activation {activation!r} is not among {', '.join(sorted(ACTIVATIONS))}") from None
+    x = _rows(x, gate_up.shape[-1])
+    if x.ndim != 2 or index.shape != scores.shape or index.ndim != 2 or len(index) != len(x):
+        raise ValueError("x must be [M, H], index and scores [M, K]")
+    if index.dtype != torch.int64 or len(down.shape) != 3 or len(gate_up.shape) != 3:
+        raise ValueError("index must be int64, and the weights stacks of matrices")
+    index = index if index.is_contiguous() else index.contiguous()
+    if scores.dtype not in _DTYPES:
+        scores = scores.float()
+    scores = scores if scores.is_contiguous() else scores.contiguous()
+    out = torch.empty_like(x)
+    _native.experts(
+        gate_up.native, down.native, x.data_ptr(), len(x), index.data_ptr(), index.shape[1], scores.data_ptr(),
+        _DTYPES[scores.dtype], act, out.data_ptr(), _DTYPES[x.dtype], tactic,
+    )  # fmt: skip
+    return out
+
+
+def release_workspace() -> int:
+    """Gives back the memory for intermediate values that this thread keeps between calls; returns how many bytes."""
+    return _native.release_workspace()

@@ -1,0 +1,91 @@
+"""
+CPU kernels of tunebook: linear layers and mixtures of experts on packed or row-major weights.
+"""
+
+import enum
+
+class Dtype(enum.Enum):
+    bfloat16 = 0
+
+    float32 = 1
+
+class Activation(enum.Enum):
+    silu = 0
+
+    gelu = 1
+
+    gelu_tanh = 2
+
+    relu = 3
+
+    relu6 = 4
+
+    sigmoid = 5
+
+    tanh = 6
+
+    hardswish = 7
+
+    mish = 8
+
+class Tactic:
+    @property
+    def threads(self) -> int: ...
+
+def tactic(
+    *,
+    isa: str,
+    dot: bool = False,
+    row_tile: int = 4,
+    columns: int = 0,
+    split: str = "columns",
+    prefetch: int = 0,
+    threads: int = 1,
+    backend: str = "auto",
+) -> Tactic: ...
+
+class Weights:
+    @property
+    def count(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def inner(self) -> int: ...
+    @property
+    def gated(self) -> bool: ...
+    @property
+    def packed(self) -> bool: ...
+    @property
+    def block(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def dtype(self) -> Dtype: ...
+    def pack(self, block: int, threads: int, backend: str = "auto") -> Weights: ...
+    def unpack(self, to: int, threads: int, backend: str = "auto") -> None: ...
+
+def view(data: int, count: int, rows: int, inner: int, dtype: str, gated: bool) -> Weights: ...
+def linear(
+    weights: Weights, x: int, rows: int, bias: int, bias_dtype: Dtype, out: int, dtype: Dtype, tactic: Tactic
+) -> None: ...
+def experts(
+    gate_up: Weights,
+    down: Weights,
+    x: int,
+    tokens: int,
+    index: int,
+    choices: int,
+    scores: int,
+    scores_dtype: Dtype,
+    activation: Activation,
+    out: int,
+    dtype: Dtype,
+    tactic: Tactic,
+) -> None: ...
+def instruction_sets() -> list[str]: ...
+def row_tiles(isa: str, panel: Dtype, weight: Dtype, dot: bool) -> int: ...
+def processors() -> int: ...
+def backend() -> str: ...
+def release_workspace() -> int: ...
+def read_bandwidth(weights: Weights, ahead: int, threads: int, backend: str = "auto") -> float: ...
+def multiply_peak(isa: str, threads: int, backend: str = "auto") -> float: ...
