@@ -199,10 +199,12 @@ class Binding:
         if read:
             level = logging.DEBUG if self.scope.restored else logging.WARNING
             self.scope.restored += 1
-            logger.log(level, "%s: the original weights are read, so they take memory again", self.name or self.spec.name)
+            logger.log(
+                level, "%s: the original weights are read, so they take memory again", self.name or self.spec.name
+            )
         runner = self.spec.runner_of(source)
         assert runner is not None
-        made = restored(runner, self.prepared.held(runner.layout_of(source)), last)
+        made = restored(runner, self.prepared.held(runner.layout_of(source)), self.constants, last)
         for tensor, values in zip(tensors_of(self.constants), made, strict=True):
             if is_released(tensor):
                 fill(tensor, values)
@@ -246,7 +248,7 @@ class Binding:
         if self.source is not None:  # once more, for as long as the other layout is being made
             runner = self.spec.runner_of(self.source)
             assert runner is not None
-            made = iter(restored(runner, self.prepared.held(runner.layout_of(self.source)), last=False))
+            made = iter(restored(runner, self.prepared.held(runner.layout_of(self.source)), constants, last=False))
             constants = tuple(next(made) if hasattr(value, "untyped_storage") else value for value in constants)
         with torch.inference_mode():
             return prepare(*constants, **tactic.kwargs)

@@ -114,12 +114,13 @@ def converted(runner: Runner, constants: tuple[Any, ...], tactic: Tactic) -> Any
         return made
 
 
-def restored(runner: Runner, prepared: Any, last: bool) -> Sequence[Any]:
-    """The tensors that a layout was made from; `last`: nothing will use the layout any more."""
+def restored(runner: Runner, prepared: Any, constants: Sequence[Any], last: bool) -> Sequence[Any]:
+    """The tensors that a layout was made from, of the constants' kind; `last`: nothing will use the layout any more."""
     import torch
 
     assert runner.restore is not None
-    with torch.inference_mode(False), torch.no_grad():
+    inference = any(value.is_inference() for value in tensors_of(constants))
+    with torch.inference_mode(inference), torch.no_grad():
         return runner.restore(prepared, last=last)
 
 

@@ -22,7 +22,7 @@ from tunebook.kernels._experts._routing import (
 )
 from tunebook.kernels._linear._onednn import available, pack_weight, packed_nbytes, packed_product
 
-__all__ = ["PackedExperts", "available", "loop", "nbytes", "pack", "workspace"]
+__all__ = ["PackedExperts", "available", "loop", "nbytes", "pack", "restore", "workspace"]
 
 #: From this many rows an expert, on average, gating each expert's rows while they are in cache beats one pass over all.
 _GATE_APART = 64
@@ -48,6 +48,12 @@ def pack(gate_up: Tensor, down: Tensor, activation: str, batch_hint: int) -> Pac
         [pack_weight(weight, batch_hint) for weight in down],
         activation,
     )
+
+
+def restore(prepared: PackedExperts, *, last: bool) -> tuple[Tensor, Tensor]:
+    """gate_up and down, bit for bit."""
+    gate_up, down = (torch.stack([w.to_dense() for w in weights]) for weights in (prepared.gate_up, prepared.down))
+    return gate_up, down
 
 
 def nbytes(prepared: PackedExperts) -> int:

@@ -54,6 +54,11 @@ def transpose(gate_up: Tensor, down: Tensor, activation: str) -> TransposedExper
     return TransposedExperts(gate_up.mT.contiguous(), down.mT.contiguous(), activation)
 
 
+def restore(prepared: TransposedExperts, *, last: bool) -> tuple[Tensor, Tensor]:
+    """gate_up and down, bit for bit."""
+    return prepared.gate_up.mT.contiguous(), prepared.down.mT.contiguous()
+
+
 def loop(x: Tensor, index: Tensor, scores: Tensor, gate_up: Tensor, down: Tensor, activation: str) -> Tensor:
     """One product per expert, its tokens' rows times the transposed weight."""
     return _loop_rows(x, index, scores, gate_up.mT, down.mT, activation)

@@ -39,6 +39,12 @@ def pack(weight: Tensor, bias: Tensor | None, batch_hint: int) -> PackedLinear:
     return PackedLinear(pack_weight(weight, batch_hint), None if bias is None else bias.detach())
 
 
+def restore(prepared: PackedLinear, *, last: bool) -> tuple[Tensor, ...]:
+    """The weight, bit for bit, and the bias where there is one."""
+    weight = prepared.weight.to_dense()
+    return (weight,) if prepared.bias is None else (weight, prepared.bias)
+
+
 def linear(x: Tensor, prepared: PackedLinear) -> Tensor:
     """x [..., K] times the transposed packed weight, plus the bias: [..., N]."""
     return packed_product(x, prepared.weight, prepared.bias)

@@ -42,6 +42,12 @@ def transpose(weight: Tensor, bias: Tensor | None) -> TransposedLinear:
     return TransposedLinear(weight.detach().t().contiguous(), None if bias is None else bias.detach())
 
 
+def restore(prepared: TransposedLinear, *, last: bool) -> tuple[Tensor, ...]:
+    """The weight, bit for bit, and the bias where there is one."""
+    weight = prepared.weight.t().contiguous()
+    return (weight,) if prepared.bias is None else (weight, prepared.bias)
+
+
 def transposed(x: Tensor, prepared: TransposedLinear) -> Tensor:
     """x times a contiguous transposed weight."""
     rows = x.reshape(-1, x.shape[-1])

@@ -11,7 +11,7 @@ from torch import Tensor
 from tunebook.kernels._native import _native
 from tunebook.kernels._native._calls import experts, linear
 from tunebook.kernels._native._space import tactic
-from tunebook.kernels._native._weights import Weights, pack, view
+from tunebook.kernels._native._weights import Weights
 
 
 def usable_threads() -> int:
