@@ -105,7 +105,6 @@ void transpose8(__m256i r[8]) {
 }  // namespace
 
 void pack_words(const Pack& p) {
-  const char* rows = static_cast<const char*>(p.rows);
   const int64_t whole = p.inner * p.element / 4;  // words that lie fully inside a row
   for (int64_t k = 0; k < p.depth; k += 16) {
     for (int c = 0; c < p.columns; c += 8) {
@@ -113,7 +112,7 @@ void pack_words(const Pack& p) {
         for (int64_t half = k; half < k + 16; half += 8) {
           __m256i r[8];
           for (int i = 0; i < 8; ++i) {
-            r[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows + (c + i) * p.stride + half * 4));
+            r[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.rows[c + i] + half * 4));
           }
           transpose8(r);
           for (int i = 0; i < 8; ++i) {
@@ -126,9 +125,9 @@ void pack_words(const Pack& p) {
         for (int i = c; i < c + 8; ++i) {
           uint32_t value = 0;
           if (i < p.valid && word < whole) {
-            memcpy(&value, rows + i * p.stride + word * 4, 4);
+            memcpy(&value, p.rows[i] + word * 4, 4);
           } else if (i < p.valid && word * 4 < p.inner * p.element) {
-            memcpy(&value, rows + i * p.stride + word * 4, 2);
+            memcpy(&value, p.rows[i] + word * 4, 2);
           }
           p.block[word * p.width + i] = value;
         }
@@ -138,7 +137,6 @@ void pack_words(const Pack& p) {
 }
 
 void unpack_words(const Pack& p) {
-  char* rows = static_cast<char*>(const_cast<void*>(p.rows));
   const int64_t whole = p.inner * p.element / 4;
   for (int c = 0; c < p.valid; c += 8) {
     int64_t k = 0;
@@ -150,14 +148,14 @@ void unpack_words(const Pack& p) {
         }
         transpose8(r);
         for (int i = 0; i < 8; ++i) {
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows + (c + i) * p.stride + k * 4), r[i]);
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(p.rows[c + i] + k * 4), r[i]);
         }
       }
     }
     for (int i = c; i < c + 8 && i < p.valid; ++i) {
       int64_t word = k;
-      for (; word < whole; ++word) memcpy(rows + i * p.stride + word * 4, p.block + word * p.width + i, 4);
-      if (word * 4 < p.inner * p.element) memcpy(rows + i * p.stride + word * 4, p.block + word * p.width + i, 2);
+      for (; word < whole; ++word) memcpy(p.rows[i] + word * 4, p.block + word * p.width + i, 4);
+      if (word * 4 < p.inner * p.element) memcpy(p.rows[i] + word * 4, p.block + word * p.width + i, 2);
     }
   }
 }

@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t kSumBytes = 1 << 20;
 // Elements below which the calling thread fills the panel alone: starting threads for it and meeting again costs more.
 constexpr int64_t kSerialFill = 32768;
+// Rows that a thread gathers at a time.
+constexpr int64_t kFillRows = 8;
 
 float score_at(const ExpertsCall& call, int64_t pair) {
   if (call.scores_dtype == Dtype::f32) return static_cast<const float*>(call.scores)[pair];
@@ -73,7 +75,7 @@ class Job {
   size_t panel_at_, hidden_at_, output_at_, scratch_at_, scratch_bytes_, sums_at_, sums_bytes_;
   char* memory_;
 
-  std::atomic<int64_t> next_fill_{0}, next_up_{0}, next_down_{0}, next_token_{0};
+  Queue fills_, ups_, downs_, tokens_;
   Barrier barrier_;
 };
 
@@ -92,18 +94,15 @@ Job::Job(const Weights& gate_up, const Weights& down, const ExpertsCall& call, c
   hidden_stride_ = round_up(down_.inner(), kDepth) + kDepth;
 
   const int up_width = gate_up_.block() / 2, down_width = down_.block();
-  const int64_t tasks = std::max<int64_t>(static_cast<int64_t>(segments_.size()) * gate_up_.blocks(), 1);
-  up_group_ = tactic.columns > 0 ? std::max(tactic.columns / up_width, 1)
-                                 : static_cast<int>(std::clamp<int64_t>(tasks / (threads * 8), 1, 4));
-  if (tactic.columns > 0) {
-    down_group_ = std::max(tactic.columns / down_width, 1);
-  } else {
+  const bool by_experts = tactic.split == Split::experts;
+  up_group_ = group_of(tactic.columns, up_width, gate_up_.block_bytes());
+  down_group_ = group_of(tactic.columns, down_width, down_.block_bytes());
+  if (tactic.columns == 0 && !by_experts) {  // a task reads its columns of every expert: wide ones read longer streams
     const int64_t fits = kSumBytes / (4 * std::max<int64_t>(call.tokens, 1) * down_width);
     down_group_ = static_cast<int>(std::clamp<int64_t>(down_.blocks() / (threads * 4), 1, std::max<int64_t>(fits, 1)));
   }
   down_group_ = std::min(down_group_, std::max(down_.blocks(), 1));
 
-  const bool by_experts = tactic.split == Split::experts;
   Layout layout;
   panel_at_ = layout.add(static_cast<size_t>(pairs_ * panel_stride_) * size_);
   hidden_at_ = layout.add(static_cast<size_t>(pairs_ * hidden_stride_) * size_);
@@ -116,6 +115,13 @@ Job::Job(const Weights& gate_up, const Weights& down, const ExpertsCall& call, c
                            : static_cast<size_t>(call.tokens) * static_cast<size_t>(down_group_ * down_width) * 4;
   sums_at_ = layout.add(sums_bytes_ * static_cast<size_t>(threads));
   memory_ = Arena::reserve(layout.total());
+
+  const auto segments = static_cast<int64_t>(segments_.size());
+  const auto groups = [](int blocks, int group) { return (blocks + group - 1) / group; };
+  fills_.deal((pairs_ + kFillRows - 1) / kFillRows, threads);
+  ups_.deal(segments * groups(gate_up_.blocks(), up_group_), threads);
+  downs_.deal((by_experts ? segments : 1) * groups(down_.blocks(), down_group_), threads);
+  tokens_.deal(call.tokens, threads);
 
   fill_first_ = pairs_ * gate_up_.inner() <= kSerialFill;
   if (fill_first_) {
@@ -163,9 +169,8 @@ void Job::fill(int64_t pair) {
 
 void Job::work(int id, int count) {
   if (!fill_first_) {
-    constexpr int64_t some = 8;
-    for (int64_t pair; (pair = next_fill_.fetch_add(some, std::memory_order_relaxed)) < pairs_;) {
-      for (int64_t p = pair; p < std::min(pair + some, pairs_); ++p) fill(p);
+    for (int64_t task; (task = fills_.take(id)) >= 0;) {
+      for (int64_t pair = task * kFillRows; pair < std::min((task + 1) * kFillRows, pairs_); ++pair) fill(pair);
     }
     barrier_.wait(count);
   }
@@ -189,8 +194,7 @@ void Job::gate_up(int id) {
   const int64_t most = multiplier.most_rows();
   const int blocks = gate_up_.blocks(), block = gate_up_.block();
   const int64_t groups = (blocks + up_group_ - 1) / up_group_;
-  const int64_t tasks = static_cast<int64_t>(segments_.size()) * groups;
-  for (int64_t task; (task = next_up_.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+  for (int64_t task; (task = ups_.take(id)) >= 0;) {
     const Segment& segment = segments_[static_cast<size_t>(task / groups)];
     const int from = static_cast<int>(task % groups) * up_group_;
     const int passes = static_cast<int>((segment.rows + most - 1) / most);
@@ -213,9 +217,9 @@ void Job::down_by_columns(int id) {
   alignas(64) float c[kMaxRows * kMaxBlock];
   const int64_t most = multiplier.most_rows();
   const int blocks = down_.blocks(), block = down_.block();
-  const int64_t groups = (blocks + down_group_ - 1) / down_group_, width = static_cast<int64_t>(down_group_) * block;
+  const int64_t width = static_cast<int64_t>(down_group_) * block;
   float* sum = sums(id);
-  for (int64_t task; (task = next_down_.fetch_add(1, std::memory_order_relaxed)) < groups;) {
+  for (int64_t task; (task = downs_.take(id)) >= 0;) {
     const int from = static_cast<int>(task) * down_group_, to = std::min(from + down_group_, blocks);
     std::fill_n(sum, call_.tokens * width, 0.0f);
     for (const Segment& segment : segments_) {
@@ -244,9 +248,8 @@ void Job::down_by_experts(int id) {
   const int64_t most = multiplier.most_rows();
   const int blocks = down_.blocks(), block = down_.block();
   const int64_t groups = (blocks + down_group_ - 1) / down_group_;
-  const int64_t tasks = static_cast<int64_t>(segments_.size()) * groups;
   auto* output = reinterpret_cast<float*>(memory_ + output_at_);
-  for (int64_t task; (task = next_down_.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+  for (int64_t task; (task = downs_.take(id)) >= 0;) {
     const Segment& segment = segments_[static_cast<size_t>(task / groups)];
     const int from = static_cast<int>(task % groups) * down_group_;
     const int passes = static_cast<int>((segment.rows + most - 1) / most);
@@ -267,7 +270,7 @@ void Job::sum_tokens(int id) {
   const auto* output = reinterpret_cast<const float*>(memory_ + output_at_);
   float* sum = sums(id);
   const int64_t columns = down_.rows();
-  for (int64_t token; (token = next_token_.fetch_add(1, std::memory_order_relaxed)) < call_.tokens;) {
+  for (int64_t token; (token = tokens_.take(id)) >= 0;) {
     std::fill_n(sum, columns, 0.0f);
     for (int32_t i = 0; i < choices_[static_cast<size_t>(token)]; ++i) {
       const int32_t pair = of_token_[static_cast<size_t>(token * call_.choices + i)];

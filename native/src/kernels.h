@@ -53,10 +53,9 @@ struct Dot {
   int rows;
 };
 
-// Words of `columns` rows of a row-major weight, transposed: b[depth][block] <-> rows of `inner` elements.
+// Words of rows of a row-major weight, transposed: block[depth][columns] <-> rows of `inner` elements.
 struct Pack {
-  const void* rows;
-  ptrdiff_t stride;   // bytes from row to row
+  char* const* rows;  // where each row begins
   int valid;          // rows that exist; the block's other columns are zero
   int columns;        // columns of the block to fill, a multiple of 8
   int64_t inner;      // K

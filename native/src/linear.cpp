@@ -1,13 +1,14 @@
 #include "linear.h"
 
 #include <algorithm>
-#include <atomic>
 
 namespace tunebook {
 namespace {
 
 // Rows a panel needs before copying x into one with a stride that spreads over the cache's sets pays.
 constexpr int64_t kCopyRows = 8;
+// Rows that a thread converts at a time.
+constexpr int64_t kFillRows = 8;
 
 }  // namespace
 
@@ -33,12 +34,10 @@ void linear(const Weights& weights, const LinearCall& call, const Tactic& tactic
   int64_t chunk = kRowChunk;
   if (tactic.split == Split::tokens) chunk = std::max<int64_t>((call.rows + threads - 1) / threads, 1);
   const int64_t chunks = (call.rows + chunk - 1) / chunk;
-  // At least eight tasks a thread, so that a thread that is held up does not hold up the others.
-  const int group = tactic.columns > 0 ? std::max(tactic.columns / block, 1)
-                                       : std::max(static_cast<int>(blocks * chunks / (threads * 8)), 1);
+  const int group = group_of(tactic.columns, block, weights.block_bytes());
   const int64_t groups = (blocks + group - 1) / group, tasks = chunks * groups;
 
-  std::atomic<int64_t> next_row{0}, next_task{0};
+  Queue fills((call.rows + kFillRows - 1) / kFillRows, threads), blocks_left(tasks, threads);
   Barrier barrier;
   const auto fill = [&](int64_t row) {
     to_panel(kernels, static_cast<const char*>(call.x) + row * inner * element_of(call.dtype), call.dtype,
@@ -50,9 +49,8 @@ void linear(const Weights& weights, const LinearCall& call, const Tactic& tactic
   }
   parallel(static_cast<int>(std::min<int64_t>(threads, tasks)), tactic.backend, [&](int id, int count) {
     if (!direct && !fill_first) {
-      constexpr int64_t some = 8;
-      for (int64_t row; (row = next_row.fetch_add(some, std::memory_order_relaxed)) < call.rows;) {
-        for (int64_t r = row; r < std::min(row + some, call.rows); ++r) fill(r);
+      for (int64_t task; (task = fills.take(id)) >= 0;) {
+        for (int64_t r = task * kFillRows; r < std::min((task + 1) * kFillRows, call.rows); ++r) fill(r);
       }
       barrier.wait(count);
     }
@@ -61,7 +59,7 @@ void linear(const Weights& weights, const LinearCall& call, const Tactic& tactic
     const int64_t most = multiplier.most_rows();
     alignas(64) float c[kMaxRows * kMaxBlock];
     alignas(64) float bias[kMaxBlock];
-    for (int64_t task; (task = next_task.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+    for (int64_t task; (task = blocks_left.take(id)) >= 0;) {
       const int64_t first = task / groups * chunk, last = std::min(first + chunk, call.rows);
       const int from = static_cast<int>(task % groups) * group;
       for (int index = from; index < std::min(from + group, blocks); ++index) {

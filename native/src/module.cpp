@@ -1,5 +1,6 @@
 // The Python module: addresses and sizes in, nothing of PyTorch. What an address must hold is checked by the Python side.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -8,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "bound.h"
 #include "cpu.h"
 #include "experts.h"
 #include "linear.h"
@@ -82,26 +84,75 @@ Weights view(uintptr_t data, int64_t count, int64_t rows, int64_t inner, const s
   return Weights(at<void>(data), count, rows, inner, dtype_of(dtype), gated);
 }
 
-Weights pack(const Weights& from, int block, int threads, const std::string& backend) {
-  if (from.packed()) throw std::invalid_argument("the weights are packed already");
+void check_block(int block) {
   if (block != 16 && block != 32 && block != 64) throw std::invalid_argument("block must be 16, 32 or 64");
-  const nb::gil_scoped_release release;
-  return Weights(from, block, any_kernels(), threads, backend_of(backend));
 }
 
-void unpack(const Weights& from, uintptr_t to, int threads, const std::string& backend) {
+// Rows at each (address, number of rows).
+Rows rows_at(const std::vector<std::pair<uintptr_t, int64_t>>& parts, const Weights& shape) {
+  std::vector<Rows::Part> found;
+  int64_t rows = 0;
+  for (const auto& [address, count] : parts) {
+    if (count < 0) throw std::invalid_argument("impossible sizes");
+    found.push_back({at<void>(address), count});
+    rows += count;
+  }
+  if (rows != shape.count() * shape.rows()) throw std::invalid_argument("the parts have other rows than the weights");
+  return Rows(std::move(found), shape.inner() * shape.element());
+}
+
+Weights pack(const Weights& shape, const std::vector<std::pair<uintptr_t, int64_t>>& parts, int block, int threads,
+             const std::string& backend) {
+  if (shape.packed()) throw std::invalid_argument("the weights are packed already");
+  check_block(block);
+  const Rows rows = rows_at(parts, shape);
+  const nb::gil_scoped_release release;
+  return Weights::pack(shape, rows, block, any_kernels(), threads, backend_of(backend));
+}
+
+void unpack(const Weights& from, const std::vector<std::pair<uintptr_t, int64_t>>& parts, int threads,
+            const std::string& backend) {
   if (!from.packed()) throw std::invalid_argument("the weights are not packed");
+  const Rows rows = rows_at(parts, from);
   const nb::gil_scoped_release release;
-  from.unpack(reinterpret_cast<void*>(to), any_kernels(), threads, backend_of(backend));
+  from.unpack(rows, any_kernels(), threads, backend_of(backend));
 }
 
-void check(const Weights& weights, const Tactic& tactic) {
+void pack_in_place(Weights& weights, int block, int threads, const std::string& backend) {
+  check_block(block);
+  const nb::gil_scoped_release release;
+  weights.pack_in_place(block, any_kernels(), threads, backend_of(backend));
+}
+
+void unpack_in_place(Weights& weights, int threads, const std::string& backend) {
+  const nb::gil_scoped_release release;
+  weights.unpack_in_place(any_kernels(), threads, backend_of(backend));
+}
+
+}  // namespace
+
+namespace tunebook {
+
+void check_tactic(const Weights& weights, const Tactic& tactic) {
   if (tactic.dot && weights.packed()) throw std::invalid_argument("dot products need row-major weights");
 }
 
+void check_experts(const Weights& gate_up, const Weights& down, const Tactic& tactic) {
+  check_tactic(gate_up, tactic);
+  check_tactic(down, tactic);
+  if (!gate_up.gated() || down.gated() || gate_up.count() != down.count() || gate_up.rows() != 2 * down.inner() ||
+      gate_up.inner() != down.rows() || gate_up.dtype() != down.dtype()) {
+    throw std::invalid_argument("gate_up [E, 2I, H] and down [E, H, I] do not fit each other");
+  }
+}
+
+}  // namespace tunebook
+
+namespace {
+
 void run_linear(const Weights& weights, uintptr_t x, int64_t rows, uintptr_t bias, Dtype bias_dtype, uintptr_t out,
                 Dtype dtype, const Tactic& tactic) {
-  check(weights, tactic);
+  check_tactic(weights, tactic);
   const nb::gil_scoped_release release;
   linear(weights, {at<void>(x), rows, at<void>(bias), reinterpret_cast<void*>(out), dtype, bias_dtype}, tactic);
 }
@@ -109,12 +160,7 @@ void run_linear(const Weights& weights, uintptr_t x, int64_t rows, uintptr_t bia
 void run_experts(const Weights& gate_up, const Weights& down, uintptr_t x, int64_t tokens, uintptr_t index,
                  int64_t choices, uintptr_t scores, Dtype scores_dtype, Activation activation, uintptr_t out, Dtype dtype,
                  const Tactic& tactic) {
-  check(gate_up, tactic);
-  check(down, tactic);
-  if (!gate_up.gated() || down.gated() || gate_up.count() != down.count() || gate_up.rows() != 2 * down.inner() ||
-      gate_up.inner() != down.rows() || gate_up.dtype() != down.dtype()) {
-    throw std::invalid_argument("gate_up [E, 2I, H] and down [E, H, I] do not fit each other");
-  }
+  check_experts(gate_up, down, tactic);
   const nb::gil_scoped_release release;
   experts(gate_up, down,
           {at<void>(x), tokens, at<int64_t>(index), choices, at<void>(scores), scores_dtype, activation,
@@ -180,8 +226,12 @@ NB_MODULE(_native, m) {
       .def_prop_ro("block", &Weights::block)
       .def_prop_ro("bytes", &Weights::bytes)
       .def_prop_ro("dtype", &Weights::dtype)
-      .def("pack", pack, nb::arg("block"), nb::arg("threads"), nb::arg("backend") = "auto")
-      .def("unpack", unpack, nb::arg("to"), nb::arg("threads"), nb::arg("backend") = "auto");
+      .def_prop_ro("in_place", &Weights::in_place)
+      .def("pack", pack, nb::arg("parts"), nb::arg("block"), nb::arg("threads"), nb::arg("backend") = "auto")
+      .def("unpack", unpack, nb::arg("parts"), nb::arg("threads"), nb::arg("backend") = "auto")
+      .def("in_place_refusal", &Weights::in_place_refusal, nb::arg("block"))
+      .def("pack_in_place", pack_in_place, nb::arg("block"), nb::arg("threads"), nb::arg("backend") = "auto")
+      .def("unpack_in_place", unpack_in_place, nb::arg("threads"), nb::arg("backend") = "auto");
   m.def("view", view, nb::arg("data"), nb::arg("count"), nb::arg("rows"), nb::arg("inner"), nb::arg("dtype"),
         nb::arg("gated"));
 
@@ -190,6 +240,8 @@ NB_MODULE(_native, m) {
   m.def("experts", run_experts, nb::arg("gate_up"), nb::arg("down"), nb::arg("x"), nb::arg("tokens"), nb::arg("index"),
         nb::arg("choices"), nb::arg("scores"), nb::arg("scores_dtype"), nb::arg("activation"), nb::arg("out"),
         nb::arg("dtype"), nb::arg("tactic"));
+
+  add_bound_calls(m);
 
   m.def("instruction_sets", &instruction_sets);
   m.def("row_tiles", [](const std::string& isa, Dtype panel, Dtype weight, bool dot) {

@@ -31,6 +31,11 @@ size_t Arena::release() {
   return bytes;
 }
 
+int group_of(int columns, int block_columns, size_t block_bytes) {
+  if (columns > 0) return std::max(columns / block_columns, 1);
+  return static_cast<int>(std::max<size_t>((size_t{32} << 10) / std::max<size_t>(block_bytes, 1), 1));
+}
+
 void to_panel(const Kernels& kernels, const void* from, Dtype from_dtype, void* to, Dtype to_dtype, int64_t inner,
               int64_t padded) {
   const auto size = static_cast<size_t>(element_of(to_dtype));

@@ -55,6 +55,9 @@ class Layout {
   size_t total_ = 0;
 };
 
+// Blocks that one task takes: those of so many result columns, or, with 0, as many as make a stream of 32 KiB.
+int group_of(int columns, int block_columns, size_t block_bytes);
+
 // Converts one row of `inner` elements to a panel's, followed by zeros up to `padded`.
 void to_panel(const Kernels& kernels, const void* from, Dtype from_dtype, void* to, Dtype to_dtype, int64_t inner,
               int64_t padded);

@@ -175,6 +175,24 @@ void parallel(int threads, Backend backend, void (*work)(void*, int, int), void*
 
 const char* chosen_backend() { return openmp() ? "openmp" : "pool"; }
 
+void Queue::deal(int64_t count, int threads) {
+  ranges_ = threads < 1 ? 1 : threads < kRanges ? threads : kRanges;
+  for (int i = 0; i < ranges_; ++i) {
+    range_[i].next.store(count * i / ranges_, std::memory_order_relaxed);
+    range_[i].end = count * (i + 1) / ranges_;
+  }
+}
+
+int64_t Queue::take(int id) {
+  for (int i = 0; i < ranges_; ++i) {
+    Range& range = range_[(id + i) % ranges_];
+    if (range.next.load(std::memory_order_relaxed) >= range.end) continue;
+    const int64_t task = range.next.fetch_add(1, std::memory_order_relaxed);
+    if (task < range.end) return task;
+  }
+  return -1;
+}
+
 void Barrier::wait(int count) {
   if (count <= 1) return;
   const int round = round_.load(std::memory_order_acquire);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 
 namespace tunebook {
 
@@ -23,6 +24,27 @@ void parallel(int threads, Backend backend, Work&& work) {
 
 // "openmp" or "pool": what `automatic` stands for now.
 const char* chosen_backend();
+
+// Tasks 0 to count - 1 for the threads of `parallel`: each takes those of its own range in order, so that it reads memory
+// in one stream, and then what is left of the others'.
+class Queue {
+ public:
+  Queue() = default;
+  Queue(int64_t count, int threads) { deal(count, threads); }
+  // Not while a thread takes.
+  void deal(int64_t count, int threads);
+  // The next task for thread `id`, or -1.
+  int64_t take(int id);
+
+ private:
+  static constexpr int kRanges = 16;  // with more threads, some share one
+  struct alignas(64) Range {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  int ranges_ = 1;
+  Range range_[kRanges];
+};
 
 // A meeting point inside `parallel`; may be used again and again.
 class Barrier {

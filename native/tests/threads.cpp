@@ -30,7 +30,8 @@ bool one_caller(const Kernels& kernels, uint32_t seed) {
   for (size_t i = 0; i < index.size(); ++i) index[i] = static_cast<int64_t>((i * 7 + seed) % (kExperts + 1));
   const Weights up_rows(up.data(), kExperts, 2 * kInner, kHidden, Dtype::f32, true);
   const Weights down_rows(down.data(), kExperts, kHidden, kInner, Dtype::f32, false);
-  const Weights up_packed(up_rows, 32, kernels, 3, Backend::pool), down_packed(down_rows, 16, kernels, 3, Backend::pool);
+  const Weights up_packed = Weights::pack(up_rows, up_rows.own_rows(), 32, kernels, 3, Backend::pool),
+                down_packed = Weights::pack(down_rows, down_rows.own_rows(), 16, kernels, 3, Backend::pool);
   std::vector<float> first(kTokens * kHidden), out(kTokens * kHidden);
   ExpertsCall call{x.data(),     kTokens,     index.data(),     kChoices,    scores.data(),
                    Dtype::f32,   Activation::silu, first.data(), Dtype::f32};

@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, Any
 from tunebook.kernels._native._available import unavailable
 
 if TYPE_CHECKING:
-    from tunebook.kernels._native._calls import ACTIVATIONS, experts, linear, release_workspace
+    from tunebook.kernels._native._calls import (
+        ACTIVATIONS,
+        bind_experts,
+        bind_linear,
+        experts,
+        linear,
+        release_workspace,
+    )
     from tunebook.kernels._native._space import Choice, instruction_sets, processors, space, tactic
-    from tunebook.kernels._native._weights import Weights, pack, view
+    from tunebook.kernels._native._weights import Weights, in_place_refusal, pack, view
 
 _WHERE = {
-    **dict.fromkeys(("ACTIVATIONS", "experts", "linear", "release_workspace"), "_calls"),
+    **dict.fromkeys(("ACTIVATIONS", "bind_experts", "bind_linear", "experts", "linear", "release_workspace"), "_calls"),
     **dict.fromkeys(("Choice", "instruction_sets", "processors", "space", "tactic"), "_space"),
-    **dict.fromkeys(("Weights", "pack", "view"), "_weights"),
+    **dict.fromkeys(("Weights", "in_place_refusal", "pack", "view"), "_weights"),
 }
 
 
@@ -35,7 +42,10 @@ __all__ = [
     "ACTIVATIONS",
     "Choice",
     "Weights",
+    "bind_experts",
+    "bind_linear",
     "experts",
+    "in_place_refusal",
     "instruction_sets",
     "linear",
     "pack",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,9 @@ from tunebook.kernels._native import _native
 from tunebook.kernels._native._weights import Weights
 
 _DTYPES = {torch.bfloat16: _native.Dtype.bfloat16, torch.float32: _native.Dtype.float32}
+#: Whether tensors are read and made in C++: PyTorch from 2.10 on has DLPack's exchange interface.
+_CAPSULE = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+_EXCHANGE = _CAPSULE is not None and _native.use_exchange(Tensor, _CAPSULE)
 _A = _native.Activation
 #: The kernels' activations by their names in Transformers' configurations.
 ACTIVATIONS = {
@@ -35,6 +40,22 @@ def _rows(x: Tensor, inner: int) -> Tensor:
     return x if x.is_contiguous() else x.contiguous()
 
 
+def _bias(bias: Tensor | None, rows: int) -> tuple[int, _native.Dtype]:
+    """Address and dtype of a bias; address 0 where there is none."""
+    if bias is None:
+        return 0, _native.Dtype.float32
+    if bias.dtype not in _DTYPES or bias.shape != (rows,) or not bias.is_contiguous() or bias.device.type != "cpu":
+        raise ValueError("a bias must be a contiguous bfloat16 or float32 tensor [N] on the CPU")
+    return bias.data_ptr(), _DTYPES[bias.dtype]
+
+
+def _activation(name: str) -> _native.Activation:
+    try:
+        return ACTIVATIONS[name]
+    except KeyError:
+        raise ValueError(f"activation {name!r} is not among {', '.join(sorted(ACTIVATIONS))}") from None
+
+
 def linear(x: Tensor, weights: Weights, bias: Tensor | None, tactic: _native.Tactic) -> Tensor:
     """x [..., K] times the weight [N, K] transposed, plus bias [N] or None: [..., N] in x's dtype, sums in fp32.
 
@@ -46,16 +67,28 @@ def linear(x: Tensor, weights: Weights, bias: Tensor | None, tactic: _native.Tac
     rows, inner = weights.shape
     x = _rows(x, inner)
     out = torch.empty((*x.shape[:-1], rows), dtype=x.dtype)
-    bias_address, bias_dtype = 0, _native.Dtype.float32
-    if bias is not None:
-        if bias.dtype not in _DTYPES or bias.shape != (rows,) or not bias.is_contiguous():
-            raise ValueError("a bias must be a contiguous bfloat16 or float32 tensor [N]")
-        bias_address, bias_dtype = bias.data_ptr(), _DTYPES[bias.dtype]
+    bias_address, bias_dtype = _bias(bias, rows)
     count = out.numel() // rows if rows else 0
     _native.linear(
         weights.native, x.data_ptr(), count, bias_address, bias_dtype, out.data_ptr(), _DTYPES[x.dtype], tactic
     )
     return out
+
+
+def bind_linear(weights: Weights, bias: Tensor | None, tactic: _native.Tactic) -> Callable[[Tensor], Tensor]:
+    """`linear` with all but x settled: what was checked is not checked again, and a call is one call of C++.
+
+    The result keeps weights and bias alive. It raises ValueError for an x that does not fit, as `linear` does.
+
+    Raises:
+        ValueError: a bias that does not fit, or a tactic that needs another layout.
+    """
+    if len(weights.shape) != 2:
+        raise ValueError("linear takes one matrix")
+    address, dtype = _bias(bias, weights.shape[0])
+    if _EXCHANGE:
+        return _native.bind_linear(weights.native, address, dtype, (weights, bias), tactic)
+    return lambda x: linear(x, weights, bias, tactic)
 
 
 def experts(
@@ -76,10 +109,7 @@ def experts(
         ValueError: dtypes or sizes that do not fit, or a tactic that needs another layout.
         IndexError: an index outside 0…E.
     """
-    try:
-        act = ACTIVATIONS[activation]
-    except KeyError:
-        raise ValueError(f"activation {activation!r} is not among {', '.join(sorted(ACTIVATIONS))}") from None
+    act = _activation(activation)
     x = _rows(x, gate_up.shape[-1])
     if x.ndim != 2 or index.shape != scores.shape or index.ndim != 2 or len(index) != len(x):
         raise ValueError("x must be [M, H], index and scores [M, K]")
@@ -95,6 +125,22 @@ def experts(
         _DTYPES[scores.dtype], act, out.data_ptr(), _DTYPES[x.dtype], tactic,
     )  # fmt: skip
     return out
+
+
+def bind_experts(
+    gate_up: Weights, down: Weights, activation: str, tactic: _native.Tactic
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """`experts` with all but x, index and scores settled, in this order; see `bind_linear`.
+
+    Raises:
+        ValueError: weights that do not fit each other or the tactic, or an unknown activation.
+    """
+    act = _activation(activation)
+    if len(down.shape) != 3 or len(gate_up.shape) != 3:
+        raise ValueError("the weights must be stacks of matrices")
+    if _EXCHANGE:
+        return _native.bind_experts(gate_up.native, down.native, (gate_up, down), act, tactic)
+    return lambda x, index, scores: experts(x, index, scores, gate_up, down, activation, tactic)
 
 
 def release_workspace() -> int:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tunebook.kernels._native import _native
-from tunebook.kernels._native._calls import experts, linear
+from tunebook.kernels._native._calls import bind_experts, bind_linear
 from tunebook.kernels._native._space import tactic
-from tunebook.kernels._native._weights import Weights
+from tunebook.kernels._native._weights import Weights, in_place_refusal, pack, view
 
 
 def usable_threads() -> int:
@@ -24,23 +23,19 @@ def tactic_of(*, block: int = 0, threads: int = 0, **params: Any) -> _native.Tac
     return tactic(threads=threads or usable_threads(), **params)
 
 
-def bind_linear(weights: Weights, bias: Tensor | None, chosen: _native.Tactic) -> Callable[[Tensor], Tensor]:
-    """The function of x [..., K]."""
-    return lambda x: linear(x, weights, bias, chosen)
-
-
-def bind_experts(
-    gate_up: Weights, down: Weights, activation: str, chosen: _native.Tactic
-) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The function of x [M, H], index [M, K] and scores [M, K]."""
-    return lambda x, index, scores: experts(x, index, scores, gate_up, down, activation, chosen)
-
-
 def unpacked(weights: Weights, *, last: bool) -> Tensor:
     """The tensor that was packed, bit for bit; with `last`, in the memory of the packed form where that was the tensor's own."""
-    return weights.unpack(threads=usable_threads())
+    threads = usable_threads()
+    return weights.unpack_in_place(threads=threads) if last and weights.in_place else weights.unpack(threads=threads)
 
 
-def in_place_refusal(weight: Tensor, *, block: int, gated: bool = False) -> str | None:
-    """Why a weight cannot be packed in its own memory, or None."""
-    return "not built"
+__all__ = [
+    "bind_experts",
+    "bind_linear",
+    "in_place_refusal",
+    "pack",
+    "tactic_of",
+    "unpacked",
+    "usable_threads",
+    "view",
+]
