@@ -24,8 +24,8 @@ class Runner:
     """A runner of one op.
 
     `function(*dynamic, *constants, **params)`, or `function(*dynamic, prepared, **params)` where `prepare` is given.
-    `supports(problem, **params)` gives the reason why a tactic does not fit a problem, or None. `restore`, `convert`,
-    `bits` and `bind` are explained in `OpSpec.runner`.
+    `supports(problem, **params)` gives the reason why a tactic does not fit a problem, or None. `within`, `restore`,
+    `convert`, `bits` and `bind` are explained in `OpSpec.runner`.
     """
 
     op: str
@@ -37,6 +37,7 @@ class Runner:
     layout: Callable[..., str] | None = None
     workspace: Callable[..., int] | None = None
     supports: Callable[..., str | None] | None = None
+    within: Callable[..., bool] | None = None
     restore: Callable[..., Sequence[Any]] | None = None
     convert: Callable[..., Any] | None = None
     bits: Callable[..., str] | None = None
@@ -65,6 +66,12 @@ class Runner:
     @cached_property
     def _offered_set(self) -> frozenset[Tactic]:
         return frozenset(self.combinations)
+
+    def space_of(self, problem: Problem) -> tuple[Tactic, ...]:
+        """The tactics that are worth a thought on `problem`, as declared; some may be refused yet."""
+        if self.within is None:
+            return self.combinations
+        return tuple(tactic for tactic in self.combinations if self.within(problem, **tactic.kwargs))
 
     def refusal(self, tactic: Tactic, problem: Problem) -> str | None:
         """Why `tactic` does not fit `problem`, or None. `supports` may also say just True or False."""

@@ -77,6 +77,7 @@ class OpSpec:
         layout: Callable[..., str] | None = None,
         workspace: Callable[..., int] | None = None,
         supports: Callable[..., str | None] | None = None,
+        within: Callable[..., bool] | None = None,
         restore: Callable[..., Sequence[Any]] | None = None,
         convert: Callable[..., Any] | None = None,
         bits: Callable[..., str] | None = None,
@@ -94,6 +95,8 @@ class OpSpec:
         workspace:  ``workspace(*dynamic, *constants, **params)`` is the extra memory of one call, in bytes.
         supports:   ``supports(problem, **params)`` gives the reason why a tactic does not fit a problem, or None.
 
+        within:     ``within(problem, **params)``: whether a tactic belongs to the space of a problem. What does not is neither
+                    tried nor listed: the rules that keep a large space small.
         restore:    ``restore(prepared, last=…)`` gives the tensors among the constants again, bit for bit, in order; with
                     `last` nothing will use `prepared` any more. By it the runner also says that its tactics serve every
                     shape of the op: where it serves, the original weights may be released.
@@ -110,7 +113,7 @@ class OpSpec:
             raise OpError(f"op {self.name}: the name {name!r} belongs to the untuned implementation")
         functions = {
             "prepare": prepare, "layout": layout, "workspace": workspace, "supports": supports,
-            "restore": restore, "convert": convert, "bits": bits, "bind": bind,
+            "within": within, "restore": restore, "convert": convert, "bits": bits, "bind": bind,
         }  # fmt: skip
         for what, value in functions.items():
             if value is not None and not callable(value):
@@ -131,6 +134,7 @@ class OpSpec:
                 layout=layout,
                 workspace=workspace,
                 supports=supports,
+                within=within,
                 restore=restore,
                 convert=convert,
                 bits=bits,

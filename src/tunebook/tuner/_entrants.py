@@ -166,7 +166,7 @@ def entrants(problem: Problem, spec: OpSpec, default_version: str, selection: Se
             continue
         why = runner.requirement.reason()
         if incumbent is not None and known and name not in known.changed:
-            others = [tactic for tactic in runner.combinations if why is None and tactic != incumbent]
+            others = [tactic for tactic in runner.space_of(problem) if why is None and tactic != incumbent]
             found.former += sum(runner.refusal(tactic, problem) is None for tactic in others)
             continue
         if why is not None:
@@ -174,7 +174,7 @@ def entrants(problem: Problem, spec: OpSpec, default_version: str, selection: Se
             continue
         found.offered[name] = runner.offered
         fits: list[Tactic] = []
-        for tactic in runner.combinations:
+        for tactic in runner.space_of(problem):
             refusal = runner.refusal(tactic, problem)
             if refusal is not None:
                 found.rejected.append(Rejected(tactic=tactic.name, reason="constraints", detail=refusal))

@@ -40,7 +40,8 @@ def _declare(op: Op[..., Any], kernels: ModuleType, packed: list[Point], rows: l
         bits=lambda *, isa="", block=0, **_: f"{isa}-{block}",
         bind=kernels.bind,
         workspace=kernels.workspace,
-        supports=functools.partial(_refusal, op.name),
+        supports=_refusal,
+        within=functools.partial(_within, op.name),
     )(kernels.serve)
     op.runner(
         "native_rows",
@@ -50,7 +51,8 @@ def _declare(op: Op[..., Any], kernels: ModuleType, packed: list[Point], rows: l
         bits=lambda *, isa="", dot=False, **_: f"{isa}-{'dot' if dot else 'rows'}",
         bind=kernels.bind_rows,
         workspace=kernels.workspace,
-        supports=functools.partial(_refusal, op.name),
+        supports=_refusal,
+        within=functools.partial(_within, op.name),
     )(kernels.serve_rows)
 
 
@@ -66,23 +68,31 @@ def _points(op: str) -> list[Point]:
     return list(found.values())
 
 
-def _refusal(op: str, problem: Problem, **params: Scalar) -> str | None:
-    """Why a tactic is not among those that are worth trying on a problem, or None."""
+def _refusal(problem: Problem, **_: Scalar) -> str | None:
+    """Why the kernels cannot take a problem, or None."""
+    unknown = [dtype for dtype in _dtypes(problem) if dtype not in ("bf16", "fp32")]
+    return f"the native kernels take bf16 and fp32, not {', '.join(unknown)}" if unknown else None
+
+
+def _within(op: str, problem: Problem, **params: Scalar) -> bool:
+    """Whether a tactic is among those that are worth trying on a problem; all are where the dtypes are none of ours."""
     import torch
 
     from tunebook.kernels._native._rules import DTYPES, ONE_THREAD_BYTES, offered
 
-    sizes = dict(problem.attrs)
-    named = dict(part.split(":") for part in problem.dtypes[1:])
-    panel = problem.dtypes[0]
-    weight = named.get("weight", named.get("weights", panel))
+    panel, weight = _dtypes(problem)
     if panel not in DTYPES or weight not in DTYPES:
-        return f"the native kernels take bf16 and fp32, not {', '.join(problem.dtypes)}"
+        return True
+    sizes = dict(problem.attrs)
     rows, small = problem.dims[0].size, False
     if op == "experts":
         rows = -(-rows * int(sizes["K"]) // max(1, int(sizes["E"])))
     else:
         small = int(sizes["N"]) * int(sizes["K"]) * DTYPES[weight].itemsize <= ONE_THREAD_BYTES
-    if params not in offered(op, max(1, rows), panel, weight, small=small, many=torch.get_num_threads() > 1):
-        return "the rules of the native space leave it out for this shape"
-    return None
+    return params in offered(op, max(1, rows), panel, weight, small=small, many=torch.get_num_threads() > 1)
+
+
+def _dtypes(problem: Problem) -> tuple[str, str]:
+    """Of the activations and of the weights."""
+    named = dict(part.split(":") for part in problem.dtypes[1:])
+    return problem.dtypes[0], named.get("weight", named.get("weights", problem.dtypes[0]))

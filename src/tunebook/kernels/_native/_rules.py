@@ -22,6 +22,8 @@ STREAM_MOST_ROWS = 32
 STREAM_PREFETCHES = (0, 3072)
 #: With more rows a block stays in the cache for several tiles; -1 fetches the next block meanwhile.
 BLOCK_PREFETCHES = (3072, -1)
+#: Rows of AMX's tiles: one tile, two, or a panel that K is cut in chunks for.
+AMX_ROW_TILES = (16, 32, 128)
 #: Rows from which every thread may take tokens of its own, though each then reads all weights.
 TOKENS_LEAST_ROWS = 64
 #: A linear of at most so many bytes, with at most so many rows, may be done on one thread before a second is awake.
@@ -85,7 +87,7 @@ def _layouts(isa: str, rows: int) -> Iterator[tuple[int, bool]]:
 def _row_tiles(isa: str, panel: str, weight: str, rows: int, dot: bool) -> tuple[int, ...]:
     most = _native.row_tiles(isa, _native_dtype(panel), _native_dtype(weight), dot)
     if isa == "amx":
-        return (min(most, 16 if rows <= 16 else 32),)
+        return (min(most, next((tile for tile in AMX_ROW_TILES if rows <= tile), most)),)
     return (min(4, most),) if rows <= 4 or most <= 4 else (4, most)
 
 

@@ -15,6 +15,8 @@ _DTYPES = {torch.bfloat16: _native.Dtype.bfloat16, torch.float32: _native.Dtype.
 DOT_MOST_ROWS = 16
 #: Bytes ahead of a stream that are prefetched, and -1: the whole next block.
 PREFETCHES = (0, 3072, -1)
+#: Rows of AMX's tiles: one tile, two, or a panel that K is cut in chunks for.
+AMX_ROW_TILES = (16, 32, 128)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,8 @@ def tactic(
     Args:
         isa: one of `instruction_sets`.
         dot: dot products along row-major weights instead of tiles, which pack each block before they use it.
-        row_tile: rows of a tile; more than the instruction set has is as many as it has.
+        row_tile: rows of a tile; more than the instruction set has is as many as it has. AMX with more than 32 cuts K
+            in chunks, each for all these rows.
         columns: result columns of one task; 0: as many as suit the threads and the cache.
         split: of the work: "columns"; "experts" (experts only: partial results of every pair, then their sum);
             "tokens": each thread takes a share of the tokens.
@@ -103,7 +106,7 @@ def _isas(panel: torch.dtype, weight: torch.dtype) -> Iterator[str]:
 
 def _row_tiles(isa: str, panel: torch.dtype, weight: torch.dtype, rows: int, dot: bool) -> list[int]:
     most = _native.row_tiles(isa, _DTYPES[panel], _DTYPES[weight], dot)
-    useful = [tile for tile in ((16, 32) if most == 32 else (4, 6)) if tile <= most] or [most]
+    useful = [tile for tile in (AMX_ROW_TILES if isa == "amx" and most > 32 else (4, 6)) if tile <= most] or [most]
     return [tile for i, tile in enumerate(useful) if i == 0 or useful[i - 1] < rows]
 
 

@@ -181,5 +181,5 @@ def _pack_several(weights: list[Tensor], block: int, gated: bool, threads: int, 
             raise ValueError("weights packed as one must be matrices of the same K and dtype")
     part_rows = tuple(len(weight) for weight in weights)
     shape, dtype = torch.Size((sum(part_rows), weights[0].shape[1])), weights[0].dtype
-    outline = _native.view(0, 1, *shape, _NAMES[dtype], False)
+    outline = _native.view(0, 1, shape[0], shape[1], _NAMES[dtype], False)
     return Weights(outline.pack(_addresses(weights), block, threads), shape, dtype, block, part_rows, None)
