@@ -15,10 +15,12 @@ namespace {
 // x as it must be for a weight of `inner` columns, or a copy of it that is; `keep` holds the copy.
 TensorView panel_of(nb::handle x, int64_t inner, nb::object& keep) {
   TensorView view;
-  if (!read_tensor(x, view) || !view.is_panel()) throw std::invalid_argument("x must be a bfloat16 or float32 tensor on the CPU");
+  if (!read_tensor(x, view) || !view.is_panel()) {
+    throw std::invalid_argument("x must be a bfloat16 or float32 tensor on the CPU");
+  }
   if (view.ndim < 1 || view.shape[view.ndim - 1] != inner) {
-    throw std::invalid_argument("x has " + std::to_string(view.ndim ? view.shape[view.ndim - 1] : 0) + " columns, the weight " +
-                                std::to_string(inner));
+    const int64_t columns = view.ndim ? view.shape[view.ndim - 1] : 0;
+    throw std::invalid_argument("x has " + std::to_string(columns) + " columns, the weight " + std::to_string(inner));
   }
   if (!view.contiguous) {
     keep = x.attr("contiguous")();
@@ -106,10 +108,11 @@ struct BoundExperts {
 
 void add_bound_calls(nb::module_& m) {
   m.def("use_exchange", &use_exchange, nb::arg("type"), nb::arg("capsule"));
-  m.def("bind_linear", [](const Weights& weights, uintptr_t bias, Dtype bias_dtype, nb::object owners, const Tactic& tactic) {
+  m.def("bind_linear", [](const Weights& weights, uintptr_t bias, Dtype bias_dtype, nb::object owners,
+                          const Tactic& tactic) {
     check_tactic(weights, tactic);
-    return nb::cpp_function(
-        BoundLinear{std::move(owners), &weights, reinterpret_cast<const void*>(bias), bias_dtype, tactic}, nb::arg("x"));
+    const auto* address = reinterpret_cast<const void*>(bias);
+    return nb::cpp_function(BoundLinear{std::move(owners), &weights, address, bias_dtype, tactic}, nb::arg("x"));
   }, nb::arg("weights"), nb::arg("bias"), nb::arg("bias_dtype"), nb::arg("owners"), nb::arg("tactic"));
   m.def("bind_experts", [](const Weights& gate_up, const Weights& down, nb::object owners, Activation activation,
                            const Tactic& tactic) {

@@ -1,4 +1,5 @@
-// Calls whose weights and tactic are settled: Python functions of tensors alone, with as little between as there can be.
+// Calls whose weights and tactic are settled: Python functions of tensors alone, with as little between as there can
+// be.
 #pragma once
 
 #include <nanobind/nanobind.h>

@@ -8,7 +8,8 @@
 
 namespace tunebook {
 
-// Names of the usable instruction sets, best first: of "amx", "avx512_bf16", "avx512", "avx2". Empty where there is none.
+// Names of the usable instruction sets, best first: of "amx", "avx512_bf16", "avx512", "avx2". Empty where there is
+// none.
 const std::vector<std::string>& instruction_sets();
 
 // Null where the name is unknown or its instruction set is not usable here.

@@ -5,31 +5,16 @@
 #include <new>
 #include <stdexcept>
 
+#include "experts_plan.h"
+#include "routing.h"
+
 namespace tunebook {
 namespace {
 
-// Bytes of sums that a task of the down product keeps, when the driver chooses its columns: half of a usual second-level
-// cache.
-constexpr int64_t kSumBytes = 1 << 20;
 // Elements below which the calling thread fills the panel alone: starting threads for it and meeting again costs more.
 constexpr int64_t kSerialFill = 32768;
 // Rows that a thread gathers at a time.
 constexpr int64_t kFillRows = 8;
-
-float score_at(const ExpertsCall& call, int64_t pair) {
-  if (call.scores_dtype == Dtype::f32) return static_cast<const float*>(call.scores)[pair];
-  const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(call.scores)[pair]) << 16;
-  float value;
-  __builtin_memcpy(&value, &bits, 4);
-  return value;
-}
-
-// Rows of one expert that one task takes: pairs [first, first + rows) in the order of experts.
-struct Segment {
-  int64_t expert;
-  int64_t first;
-  int64_t rows;
-};
 
 // One call, or the part of it that one thread computes alone.
 //
@@ -42,39 +27,30 @@ class Job {
   void work(int id, int count);
 
  private:
-  void route();
   void fill(int64_t pair);
   void gate_up(int id);
   void down_by_columns(int id);
   void down_by_experts(int id);
   void sum_tokens(int id);
-  char* scratch(int id) { return memory_ + scratch_at_ + static_cast<size_t>(id) * scratch_bytes_; }
-  char* panel(int64_t pair) { return memory_ + panel_at_ + static_cast<size_t>(pair * panel_stride_) * size_; }
-  char* hidden(int64_t pair) { return memory_ + hidden_at_ + static_cast<size_t>(pair * hidden_stride_) * size_; }
-  float* sums(int id) { return reinterpret_cast<float*>(memory_ + sums_at_ + static_cast<size_t>(id) * sums_bytes_); }
+  char* scratch(int id) { return memory_ + plan_.scratch_at + static_cast<size_t>(id) * plan_.scratch_bytes; }
+  char* row(size_t at, int64_t pair, int64_t stride) {
+    return memory_ + at + static_cast<size_t>(pair * stride) * plan_.size;
+  }
+  char* panel(int64_t pair) { return row(plan_.panel_at, pair, plan_.panel_stride); }
+  char* hidden(int64_t pair) { return row(plan_.hidden_at, pair, plan_.hidden_stride); }
+  float* sums(int id) {
+    return reinterpret_cast<float*>(memory_ + plan_.sums_at + static_cast<size_t>(id) * plan_.sums_bytes);
+  }
 
   const Weights& gate_up_;
   const Weights& down_;
   const ExpertsCall& call_;
   const Tactic& tactic_;
   const Kernels& kernels_;
-  const Product product_;
-  const Dtype panel_dtype_;
-  const size_t size_;  // of a panel's element
-
-  int64_t pairs_ = 0;
-  std::vector<int32_t> token_;      // of each pair
-  std::vector<float> scale_;        // of each pair
-  std::vector<int32_t> of_token_;   // [tokens, choices]: its pairs, ascending
-  std::vector<int32_t> choices_;    // [tokens]: how many of them
-  std::vector<Segment> segments_;
-
-  int64_t panel_stride_, hidden_stride_, output_stride_ = 0;
-  int up_group_, down_group_;
+  const Routing routing_;
+  const ExpertsPlan plan_;
+  char* const memory_;
   bool fill_first_;
-  size_t panel_at_, hidden_at_, output_at_, scratch_at_, scratch_bytes_, sums_at_, sums_bytes_;
-  char* memory_;
-
   Queue fills_, ups_, downs_, tokens_;
   Barrier barrier_;
 };
@@ -85,92 +61,33 @@ Job::Job(const Weights& gate_up, const Weights& down, const ExpertsCall& call, c
       call_(call),
       tactic_(tactic),
       kernels_(*tactic.kernels),
-      product_(product_of(*tactic.kernels, call.dtype, gate_up.dtype())),
-      panel_dtype_(product_ == Product::bf16_bf16 ? Dtype::bf16 : Dtype::f32),
-      size_(static_cast<size_t>(element_of(panel_dtype_))) {
-  route();
-  // A stride that is no power of two spreads the rows of a tile over the cache's sets.
-  panel_stride_ = round_up(gate_up_.inner(), kDepth) + kDepth;
-  hidden_stride_ = round_up(down_.inner(), kDepth) + kDepth;
-
-  const int up_width = gate_up_.block() / 2, down_width = down_.block();
-  const bool by_experts = tactic.split == Split::experts;
-  up_group_ = group_of(tactic.columns, up_width, gate_up_.block_bytes());
-  down_group_ = group_of(tactic.columns, down_width, down_.block_bytes());
-  if (tactic.columns == 0 && !by_experts) {  // a task reads its columns of every expert: wide ones read longer streams
-    const int64_t fits = kSumBytes / (4 * std::max<int64_t>(call.tokens, 1) * down_width);
-    down_group_ = static_cast<int>(std::clamp<int64_t>(down_.blocks() / (threads * 4), 1, std::max<int64_t>(fits, 1)));
-  }
-  down_group_ = std::min(down_group_, std::max(down_.blocks(), 1));
-
-  Layout layout;
-  panel_at_ = layout.add(static_cast<size_t>(pairs_ * panel_stride_) * size_);
-  hidden_at_ = layout.add(static_cast<size_t>(pairs_ * hidden_stride_) * size_);
-  output_stride_ = round_up(down_.rows(), 16);
-  output_at_ = layout.add(by_experts ? static_cast<size_t>(pairs_ * output_stride_) * 4 : 0);
-  const bool needs = BlockProduct::needs_scratch(gate_up_, tactic) || BlockProduct::needs_scratch(down_, tactic);
-  scratch_bytes_ = needs ? std::max(gate_up_.block_bytes(), down_.block_bytes()) : 0;
-  scratch_at_ = layout.add(scratch_bytes_ * static_cast<size_t>(threads));
-  sums_bytes_ = by_experts ? static_cast<size_t>(output_stride_) * 4
-                           : static_cast<size_t>(call.tokens) * static_cast<size_t>(down_group_ * down_width) * 4;
-  sums_at_ = layout.add(sums_bytes_ * static_cast<size_t>(threads));
-  memory_ = Arena::reserve(layout.total());
-
-  const auto segments = static_cast<int64_t>(segments_.size());
+      routing_(call, gate_up.count(), tactic.split == Split::experts),
+      plan_(gate_up, down, call.tokens, routing_.pairs, call.dtype, tactic, threads),
+      memory_(Arena::reserve(plan_.total)) {
+  const auto segments = static_cast<int64_t>(routing_.segments.size());
   const auto groups = [](int blocks, int group) { return (blocks + group - 1) / group; };
-  fills_.deal((pairs_ + kFillRows - 1) / kFillRows, threads);
-  ups_.deal(segments * groups(gate_up_.blocks(), up_group_), threads);
-  downs_.deal((by_experts ? segments : 1) * groups(down_.blocks(), down_group_), threads);
+  fills_.deal((routing_.pairs + kFillRows - 1) / kFillRows, threads);
+  ups_.deal(segments * groups(gate_up_.blocks(), plan_.up_group), threads);
+  downs_.deal((tactic.split == Split::experts ? segments : 1) * groups(down_.blocks(), plan_.down_group), threads);
   tokens_.deal(call.tokens, threads);
-
-  fill_first_ = pairs_ * gate_up_.inner() <= kSerialFill;
+  fill_first_ = routing_.pairs * gate_up_.inner() <= kSerialFill;
   if (fill_first_) {
-    for (int64_t pair = 0; pair < pairs_; ++pair) fill(pair);
-  }
-}
-
-void Job::route() {
-  const int64_t all = call_.tokens * call_.choices, experts = gate_up_.count();
-  std::vector<int64_t> start(static_cast<size_t>(experts) + 1, 0);
-  for (int64_t i = 0; i < all; ++i) {
-    if (call_.index[i] < experts) ++start[static_cast<size_t>(call_.index[i]) + 1];
-  }
-  for (int64_t e = 0; e < experts; ++e) {
-    int64_t first = start[static_cast<size_t>(e)];
-    const int64_t last = first + start[static_cast<size_t>(e) + 1];
-    start[static_cast<size_t>(e) + 1] = last;
-    for (; first < last; first += kRowChunk) segments_.push_back({e, first, std::min(kRowChunk, last - first)});
-  }
-  pairs_ = start.back();
-  token_.resize(static_cast<size_t>(pairs_));
-  scale_.resize(static_cast<size_t>(pairs_));
-  for (int64_t i = 0; i < all; ++i) {
-    if (call_.index[i] >= experts) continue;
-    const auto pair = static_cast<size_t>(start[static_cast<size_t>(call_.index[i])]++);
-    token_[pair] = static_cast<int32_t>(i / call_.choices);
-    scale_[pair] = score_at(call_, i);
-  }
-  if (tactic_.split != Split::experts) return;
-  of_token_.resize(static_cast<size_t>(all));
-  choices_.assign(static_cast<size_t>(call_.tokens), 0);
-  for (int64_t pair = 0; pair < pairs_; ++pair) {
-    const auto token = static_cast<size_t>(token_[static_cast<size_t>(pair)]);
-    of_token_[token * static_cast<size_t>(call_.choices) + static_cast<size_t>(choices_[token]++)] =
-        static_cast<int32_t>(pair);
+    for (int64_t pair = 0; pair < routing_.pairs; ++pair) fill(pair);
   }
 }
 
 void Job::fill(int64_t pair) {
   const int64_t inner = gate_up_.inner();
-  const int64_t token = token_[static_cast<size_t>(pair)];
-  to_panel(kernels_, static_cast<const char*>(call_.x) + token * inner * element_of(call_.dtype), call_.dtype, panel(pair),
-           panel_dtype_, inner, panel_stride_ - kDepth);
+  const int64_t token = routing_.token[static_cast<size_t>(pair)];
+  const char* from = static_cast<const char*>(call_.x) + token * inner * element_of(call_.dtype);
+  to_panel(kernels_, from, call_.dtype, panel(pair),
+           plan_.panel_dtype, inner, plan_.panel_stride - kDepth);
 }
 
 void Job::work(int id, int count) {
   if (!fill_first_) {
     for (int64_t task; (task = fills_.take(id)) >= 0;) {
-      for (int64_t pair = task * kFillRows; pair < std::min((task + 1) * kFillRows, pairs_); ++pair) fill(pair);
+      for (int64_t pair = task * kFillRows; pair < std::min((task + 1) * kFillRows, routing_.pairs); ++pair) fill(pair);
     }
     barrier_.wait(count);
   }
@@ -189,48 +106,49 @@ void Job::work(int id, int count) {
 }
 
 void Job::gate_up(int id) {
-  BlockProduct multiplier(gate_up_, tactic_, product_, scratch(id));
+  BlockProduct multiplier(gate_up_, tactic_, plan_.product, scratch(id));
   alignas(64) float c[kMaxRows * kMaxBlock];
   const int64_t most = multiplier.most_rows();
   const int blocks = gate_up_.blocks(), block = gate_up_.block();
-  const int64_t groups = (blocks + up_group_ - 1) / up_group_;
+  const int64_t groups = (blocks + plan_.up_group - 1) / plan_.up_group;
   for (int64_t task; (task = ups_.take(id)) >= 0;) {
-    const Segment& segment = segments_[static_cast<size_t>(task / groups)];
-    const int from = static_cast<int>(task % groups) * up_group_;
+    const Segment& segment = routing_.segments[static_cast<size_t>(task / groups)];
+    const int from = static_cast<int>(task % groups) * plan_.up_group;
     const int passes = static_cast<int>((segment.rows + most - 1) / most);
-    for (int index = from; index < std::min(from + up_group_, blocks); ++index) {
+    for (int index = from; index < std::min(from + plan_.up_group, blocks); ++index) {
       multiplier.select(segment.expert, index);
       for (int pass = 0; pass < passes; ++pass) {
         const int64_t pair = segment.first + pass * most;
         const int rows = static_cast<int>(std::min(most, segment.first + segment.rows - pair));
-        multiplier.multiply(panel(pair), panel_stride_, rows, pass, passes, c);
+        multiplier.multiply(panel(pair), plan_.panel_stride, rows, pass, passes, c);
         kernels_.gate(call_.activation, c, block, rows, block / 2,
-                      hidden(pair) + static_cast<size_t>(gate_up_.first_column(index)) * size_, hidden_stride_,
-                      panel_dtype_);
+                      hidden(pair) + static_cast<size_t>(gate_up_.first_column(index)) * plan_.size,
+                      plan_.hidden_stride,
+                      plan_.panel_dtype);
       }
     }
   }
 }
 
 void Job::down_by_columns(int id) {
-  BlockProduct multiplier(down_, tactic_, product_, scratch(id));
+  BlockProduct multiplier(down_, tactic_, plan_.product, scratch(id));
   alignas(64) float c[kMaxRows * kMaxBlock];
   const int64_t most = multiplier.most_rows();
   const int blocks = down_.blocks(), block = down_.block();
-  const int64_t width = static_cast<int64_t>(down_group_) * block;
+  const int64_t width = static_cast<int64_t>(plan_.down_group) * block;
   float* sum = sums(id);
   for (int64_t task; (task = downs_.take(id)) >= 0;) {
-    const int from = static_cast<int>(task) * down_group_, to = std::min(from + down_group_, blocks);
+    const int from = static_cast<int>(task) * plan_.down_group, to = std::min(from + plan_.down_group, blocks);
     std::fill_n(sum, call_.tokens * width, 0.0f);
-    for (const Segment& segment : segments_) {
+    for (const Segment& segment : routing_.segments) {
       const int passes = static_cast<int>((segment.rows + most - 1) / most);
       for (int index = from; index < to; ++index) {
         multiplier.select(segment.expert, index);
         for (int pass = 0; pass < passes; ++pass) {
           const int64_t pair = segment.first + pass * most;
           const int rows = static_cast<int>(std::min(most, segment.first + segment.rows - pair));
-          multiplier.multiply(hidden(pair), hidden_stride_, rows, pass, passes, c);
-          kernels_.scatter(c, block, rows, block, scale_.data() + pair, token_.data() + pair,
+          multiplier.multiply(hidden(pair), plan_.hidden_stride, rows, pass, passes, c);
+          kernels_.scatter(c, block, rows, block, routing_.scale.data() + pair, routing_.token.data() + pair,
                            sum + static_cast<int64_t>(index - from) * block, width);
         }
       }
@@ -243,38 +161,39 @@ void Job::down_by_columns(int id) {
 }
 
 void Job::down_by_experts(int id) {
-  BlockProduct multiplier(down_, tactic_, product_, scratch(id));
+  BlockProduct multiplier(down_, tactic_, plan_.product, scratch(id));
   alignas(64) float c[kMaxRows * kMaxBlock];
   const int64_t most = multiplier.most_rows();
   const int blocks = down_.blocks(), block = down_.block();
-  const int64_t groups = (blocks + down_group_ - 1) / down_group_;
-  auto* output = reinterpret_cast<float*>(memory_ + output_at_);
+  const int64_t groups = (blocks + plan_.down_group - 1) / plan_.down_group;
+  auto* output = reinterpret_cast<float*>(memory_ + plan_.output_at);
   for (int64_t task; (task = downs_.take(id)) >= 0;) {
-    const Segment& segment = segments_[static_cast<size_t>(task / groups)];
-    const int from = static_cast<int>(task % groups) * down_group_;
+    const Segment& segment = routing_.segments[static_cast<size_t>(task / groups)];
+    const int from = static_cast<int>(task % groups) * plan_.down_group;
     const int passes = static_cast<int>((segment.rows + most - 1) / most);
-    for (int index = from; index < std::min(from + down_group_, blocks); ++index) {
+    for (int index = from; index < std::min(from + plan_.down_group, blocks); ++index) {
       multiplier.select(segment.expert, index);
       for (int pass = 0; pass < passes; ++pass) {
         const int64_t pair = segment.first + pass * most;
         const int rows = static_cast<int>(std::min(most, segment.first + segment.rows - pair));
-        multiplier.multiply(hidden(pair), hidden_stride_, rows, pass, passes, c);
+        multiplier.multiply(hidden(pair), plan_.hidden_stride, rows, pass, passes, c);
         kernels_.store(c, block, rows, down_.valid_columns(index), nullptr,
-                       output + pair * output_stride_ + down_.first_column(index), output_stride_, Dtype::f32);
+                       output + pair * plan_.output_stride + down_.first_column(index), plan_.output_stride,
+                       Dtype::f32);
       }
     }
   }
 }
 
 void Job::sum_tokens(int id) {
-  const auto* output = reinterpret_cast<const float*>(memory_ + output_at_);
+  const auto* output = reinterpret_cast<const float*>(memory_ + plan_.output_at);
   float* sum = sums(id);
   const int64_t columns = down_.rows();
   for (int64_t token; (token = tokens_.take(id)) >= 0;) {
     std::fill_n(sum, columns, 0.0f);
-    for (int32_t i = 0; i < choices_[static_cast<size_t>(token)]; ++i) {
-      const int32_t pair = of_token_[static_cast<size_t>(token * call_.choices + i)];
-      kernels_.axpy(scale_[static_cast<size_t>(pair)], output + pair * output_stride_, sum, columns);
+    for (int32_t i = 0; i < routing_.choices[static_cast<size_t>(token)]; ++i) {
+      const int32_t pair = routing_.of_token[static_cast<size_t>(token * call_.choices + i)];
+      kernels_.axpy(routing_.scale[static_cast<size_t>(pair)], output + pair * plan_.output_stride, sum, columns);
     }
     kernels_.store(sum, 0, 1, static_cast<int>(columns), nullptr,
                    static_cast<char*>(call_.out) + token * columns * element_of(call_.dtype), columns, call_.dtype);
@@ -283,9 +202,26 @@ void Job::sum_tokens(int id) {
 
 }  // namespace
 
+size_t experts_workspace(const Weights& gate_up, const Weights& down, int64_t tokens, int64_t choices, Dtype dtype,
+                         const Tactic& tactic) {
+  const int threads = std::max(tactic.threads, 1);
+  const int64_t parts = tactic.split == Split::tokens ? std::min<int64_t>(threads, std::max<int64_t>(tokens, 1)) : 1;
+  size_t total = 0;
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t own = tokens * (part + 1) / parts - tokens * part / parts;
+    const ExpertsPlan plan(gate_up, down, own, own * choices, dtype, tactic, parts > 1 ? 1 : threads);
+    // Of the routing: token and weight of each pair, pairs by token, and segments.
+    total += plan.total + static_cast<size_t>(own * choices) * 12 + static_cast<size_t>(own) * 4 +
+             static_cast<size_t>(gate_up.count() + own * choices / kRowChunk) * 32;
+  }
+  return total;
+}
+
 void experts(const Weights& gate_up, const Weights& down, const ExpertsCall& call, const Tactic& tactic) {
   for (int64_t i = 0; i < call.tokens * call.choices; ++i) {
-    if (call.index[i] < 0 || call.index[i] > gate_up.count()) throw std::out_of_range("an expert's index is outside 0..E");
+    if (call.index[i] < 0 || call.index[i] > gate_up.count()) {
+      throw std::out_of_range("an expert's index is outside 0..E");
+    }
   }
   if (call.tokens == 0 || down.rows() == 0) return;
   const int threads = std::max(tactic.threads, 1);

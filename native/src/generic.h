@@ -1,5 +1,6 @@
-// Kernels that AVX2 and AVX-512 share, written against a struct `V` that the including unit defines in its own anonymous
-// namespace. Everything here has internal linkage, so that no copy compiled for one instruction set serves another.
+// Kernels that AVX2 and AVX-512 share, written against a struct `V` that the including unit defines in its own
+// anonymous namespace. Everything here has internal linkage, so that no copy compiled for one instruction set serves
+// another.
 #pragma once
 
 #include <string.h>
@@ -11,7 +12,7 @@
 namespace tunebook {
 namespace {
 
-// ---- rows in and out -------------------------------------------------------------------------------------------------
+// ---- rows in and out ----------------------------------------------------------------------------------------------
 
 void to_f32(const uint16_t* from, float* to, int64_t count) {
   int64_t i = 0;
@@ -58,7 +59,7 @@ void scatter(const float* c, int ldc, int rows, int columns, const float* scale,
   for (int r = 0; r < rows; ++r) axpy(scale[r], c + static_cast<ptrdiff_t>(r) * ldc, to + token[r] * ldt, columns);
 }
 
-// ---- tiles of fp32 panels --------------------------------------------------------------------------------------------
+// ---- tiles of fp32 panels -----------------------------------------------------------------------------------------
 
 // S vectors of columns from `column` on, MR rows. U chains of sums per element, folded at the end: the order of the sum
 // depends on the block's width only, never on the number of rows, so that a row's result is the same in every batch.
@@ -74,7 +75,8 @@ void f32_tile(const Tile& t, int column) {
   const auto step = [&](int64_t k, int u) __attribute__((always_inline)) {
     const uint32_t* words = b + k * width;
     if constexpr (Prefetch) {
-      for (int s = 0; s < S * V::width; s += 16) __builtin_prefetch(reinterpret_cast<const char*>(words + s) + t.prefetch);
+      const char* ahead = reinterpret_cast<const char*>(words) + t.prefetch;
+      for (int s = 0; s < S * V::width; s += 16) __builtin_prefetch(ahead + s * 4);
     }
     V::reg w[S];
     if constexpr (Bf16) {
@@ -130,7 +132,7 @@ void f32_tile_rows(const Tile& t) {
   }
 }
 
-// ---- row-major dot products ------------------------------------------------------------------------------------------
+// ---- row-major dot products ---------------------------------------------------------------------------------------
 
 template <bool Bf16>
 inline V::reg load_weight(const void* row, int64_t k) {
@@ -138,7 +140,8 @@ inline V::reg load_weight(const void* row, int64_t k) {
   return V::load(static_cast<const float*>(row) + k);
 }
 
-// What is left of a row, less than a vector, followed by zeros: the next row's values must not be read, they may be NaN.
+// What is left of a row, less than a vector, followed by zeros: the next row's values must not be read, they may be
+// NaN.
 template <bool Bf16>
 inline V::reg load_rest(const void* row, int64_t k, int64_t inner) {
   alignas(64) unsigned char rest[V::width * (Bf16 ? 2 : 4)] = {};
@@ -195,6 +198,11 @@ void nothing() {}
 
 void pack_words(const Pack& p);
 void unpack_words(const Pack& p);
+}  // namespace tunebook
+
+#include "rows_generic.h"
+
+namespace tunebook {
 
 namespace {
 
@@ -220,6 +228,7 @@ Kernels generic_kernels(const char* name) {
   k.peak = peak;
   k.pack = pack_words;
   k.unpack = unpack_words;
+  k.rows_of = &kRowKernels;
   return k;
 }
 

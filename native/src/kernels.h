@@ -20,11 +20,14 @@ enum class Activation : int { silu, gelu, gelu_tanh, relu, relu6, sigmoid, tanh,
 
 // Most columns of a packed block, and most rows of a tile on any instruction set.
 constexpr int kMaxBlock = 64;
-constexpr int kMaxRows = 32;
+constexpr int kMaxRows = 128;
+// Panels are followed by so many readable rows: a tile of more than 32 rows takes whole tiles of 16.
+constexpr int kSpareRows = 16;
 // Panels are padded with zeros to a multiple of this many elements of K.
 constexpr int kDepth = 32;
 
-// c[rows][ldc] = a[rows][lda] times one packed block of `block` columns.
+// c[rows][ldc] = a[rows][lda] times one packed block of `block` columns. With more than 32 rows, c and a have
+// kSpareRows more, whose values do not matter.
 //
 // A block holds `depth` rows of `block` 32-bit words: two successive bf16 of a column (VNNI order), or one fp32.
 struct Tile {
@@ -65,6 +68,8 @@ struct Pack {
   int width;          // words from one row of the block to the next
 };
 
+struct RowKernels;  // rows.h
+
 struct Kernels {
   const char* name;
   int rows[kProducts];  // most rows of a tile; 0: this product is not there
@@ -93,6 +98,7 @@ struct Kernels {
   int64_t (*peak)(int64_t rounds);
   void (*pack)(const Pack&);
   void (*unpack)(const Pack&);
+  const RowKernels* rows_of;
 };
 
 const Kernels* avx2_kernels();

@@ -10,25 +10,45 @@ constexpr int64_t kCopyRows = 8;
 // Rows that a thread converts at a time.
 constexpr int64_t kFillRows = 8;
 
+struct LinearPlan {
+  LinearPlan(const Weights& weights, int64_t rows, Dtype dtype, const Tactic& tactic)
+      : product(product_of(*tactic.kernels, dtype, weights.dtype())),
+        panel_dtype(product == Product::bf16_bf16 ? Dtype::bf16 : Dtype::f32),
+        panel_size(static_cast<size_t>(element_of(panel_dtype))),
+        padded(round_up(std::max<int64_t>(weights.inner(), 1), kDepth)),
+        direct(dtype == panel_dtype && weights.inner() == padded && rows < kCopyRows),
+        stride(direct ? weights.inner() : padded + kDepth),
+        scratch_bytes(BlockProduct::needs_scratch(weights, tactic) ? weights.block_bytes() : 0) {
+    Layout layout;
+    panel_at = layout.add(direct ? 0 : static_cast<size_t>((rows + kSpareRows) * stride) * panel_size);
+    scratch_at = layout.add(scratch_bytes * static_cast<size_t>(std::max(tactic.threads, 1)));
+    total = layout.total();
+  }
+
+  Product product;
+  Dtype panel_dtype;
+  size_t panel_size;
+  int64_t padded;
+  bool direct;  // x itself is the panel
+  int64_t stride;
+  size_t scratch_bytes, panel_at, scratch_at, total;
+};
+
 }  // namespace
+
+size_t linear_workspace(const Weights& weights, int64_t rows, Dtype dtype, const Tactic& tactic) {
+  return LinearPlan(weights, rows, dtype, tactic).total;
+}
 
 void linear(const Weights& weights, const LinearCall& call, const Tactic& tactic) {
   if (call.rows == 0 || weights.rows() == 0) return;
   const Kernels& kernels = *tactic.kernels;
-  const Product product = product_of(kernels, call.dtype, weights.dtype());
-  const Dtype panel_dtype = product == Product::bf16_bf16 ? Dtype::bf16 : Dtype::f32;
-  const int64_t inner = weights.inner(), padded = round_up(std::max<int64_t>(inner, 1), kDepth);
-  const bool direct = call.dtype == panel_dtype && inner == padded && call.rows < kCopyRows;
+  const LinearPlan plan(weights, call.rows, call.dtype, tactic);
+  const int64_t inner = weights.inner(), stride = plan.stride;
+  const size_t panel_size = plan.panel_size;
   const int threads = std::max(tactic.threads, 1);
-
-  const int64_t stride = direct ? inner : padded + kDepth;
-  const auto panel_size = static_cast<size_t>(element_of(panel_dtype));
-  Layout layout;
-  const size_t panel_at = layout.add(direct ? 0 : static_cast<size_t>(call.rows * stride) * panel_size);
-  const size_t scratch_bytes = BlockProduct::needs_scratch(weights, tactic) ? weights.block_bytes() : 0;
-  const size_t scratch_at = layout.add(scratch_bytes * static_cast<size_t>(threads));
-  char* memory = Arena::reserve(layout.total());
-  const char* panel = direct ? static_cast<const char*>(call.x) : memory + panel_at;
+  char* memory = Arena::reserve(plan.total);
+  const char* panel = plan.direct ? static_cast<const char*>(call.x) : memory + plan.panel_at;
 
   const int block = weights.block(), blocks = weights.blocks();
   int64_t chunk = kRowChunk;
@@ -41,21 +61,23 @@ void linear(const Weights& weights, const LinearCall& call, const Tactic& tactic
   Barrier barrier;
   const auto fill = [&](int64_t row) {
     to_panel(kernels, static_cast<const char*>(call.x) + row * inner * element_of(call.dtype), call.dtype,
-             memory + panel_at + static_cast<size_t>(row * stride) * panel_size, panel_dtype, inner, padded);
+             memory + plan.panel_at + static_cast<size_t>(row * stride) * panel_size, plan.panel_dtype, inner,
+             plan.padded);
   };
-  const bool fill_first = !direct && call.rows * inner <= 32768;
+  const bool fill_first = !plan.direct && call.rows * inner <= 32768;
   if (fill_first) {
     for (int64_t row = 0; row < call.rows; ++row) fill(row);
   }
   parallel(static_cast<int>(std::min<int64_t>(threads, tasks)), tactic.backend, [&](int id, int count) {
-    if (!direct && !fill_first) {
+    if (!plan.direct && !fill_first) {
       for (int64_t task; (task = fills.take(id)) >= 0;) {
         for (int64_t r = task * kFillRows; r < std::min((task + 1) * kFillRows, call.rows); ++r) fill(r);
       }
       barrier.wait(count);
     }
     kernels.enter();
-    BlockProduct multiplier(weights, tactic, product, memory + scratch_at + static_cast<size_t>(id) * scratch_bytes);
+    BlockProduct multiplier(weights, tactic, plan.product,
+                            memory + plan.scratch_at + static_cast<size_t>(id) * plan.scratch_bytes);
     const int64_t most = multiplier.most_rows();
     alignas(64) float c[kMaxRows * kMaxBlock];
     alignas(64) float bias[kMaxBlock];

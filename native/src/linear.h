@@ -14,6 +14,9 @@ struct LinearCall {
   Dtype bias_dtype;
 };
 
+// Bytes for intermediate values that a call of so many rows needs.
+size_t linear_workspace(const Weights& weights, int64_t rows, Dtype dtype, const Tactic& tactic);
+
 void linear(const Weights& weights, const LinearCall& call, const Tactic& tactic);
 
 }  // namespace tunebook

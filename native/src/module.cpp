@@ -1,4 +1,5 @@
-// The Python module: addresses and sizes in, nothing of PyTorch. What an address must hold is checked by the Python side.
+// The Python module: addresses and sizes in, nothing of PyTorch. What an address must hold is checked by the Python
+// side.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -13,6 +14,7 @@
 #include "cpu.h"
 #include "experts.h"
 #include "linear.h"
+#include "module_rows.h"
 
 namespace nb = nanobind;
 using namespace tunebook;
@@ -25,7 +27,9 @@ const T* at(uintptr_t address) {
 }
 
 const Kernels& any_kernels() {
-  if (instruction_sets().empty()) throw std::runtime_error("this processor has no instruction set that the kernels use");
+  if (instruction_sets().empty()) {
+    throw std::runtime_error("this processor has no instruction set that the kernels use");
+  }
   return *kernels_of(instruction_sets().front());
 }
 
@@ -118,6 +122,11 @@ void unpack(const Weights& from, const std::vector<std::pair<uintptr_t, int64_t>
   from.unpack(rows, any_kernels(), threads, backend_of(backend));
 }
 
+Weights outline(const Weights& weights, int block) {
+  check_block(block);
+  return weights.outline(block);
+}
+
 void pack_in_place(Weights& weights, int block, int threads, const std::string& backend) {
   check_block(block);
   const nb::gil_scoped_release release;
@@ -158,8 +167,8 @@ void run_linear(const Weights& weights, uintptr_t x, int64_t rows, uintptr_t bia
 }
 
 void run_experts(const Weights& gate_up, const Weights& down, uintptr_t x, int64_t tokens, uintptr_t index,
-                 int64_t choices, uintptr_t scores, Dtype scores_dtype, Activation activation, uintptr_t out, Dtype dtype,
-                 const Tactic& tactic) {
+                 int64_t choices, uintptr_t scores, Dtype scores_dtype, Activation activation, uintptr_t out,
+                 Dtype dtype, const Tactic& tactic) {
   check_experts(gate_up, down, tactic);
   const nb::gil_scoped_release release;
   experts(gate_up, down,
@@ -196,7 +205,9 @@ double multiply_peak(const std::string& isa, int threads, const std::string& bac
   const double start = seconds();
   parallel(threads, backend_of(backend), [&](int, int) {
     int64_t mine = 0;
-    while (seconds() - start < 0.02) mine += kernels->peak(5000);
+    do {
+      mine += kernels->peak(5000);
+    } while (seconds() - start < 0.02);
     operations += mine;
   });
   return static_cast<double>(operations.load()) / (seconds() - start);
@@ -229,6 +240,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("in_place", &Weights::in_place)
       .def("pack", pack, nb::arg("parts"), nb::arg("block"), nb::arg("threads"), nb::arg("backend") = "auto")
       .def("unpack", unpack, nb::arg("parts"), nb::arg("threads"), nb::arg("backend") = "auto")
+      .def("outline", outline, nb::arg("block"))
       .def("in_place_refusal", &Weights::in_place_refusal, nb::arg("block"))
       .def("pack_in_place", pack_in_place, nb::arg("block"), nb::arg("threads"), nb::arg("backend") = "auto")
       .def("unpack_in_place", unpack_in_place, nb::arg("threads"), nb::arg("backend") = "auto");
@@ -243,6 +255,10 @@ NB_MODULE(_native, m) {
 
   add_bound_calls(m);
 
+  m.def("linear_workspace", &linear_workspace, nb::arg("weights"), nb::arg("rows"), nb::arg("dtype"),
+        nb::arg("tactic"));
+  m.def("experts_workspace", &experts_workspace, nb::arg("gate_up"), nb::arg("down"), nb::arg("tokens"),
+        nb::arg("choices"), nb::arg("dtype"), nb::arg("tactic"));
   m.def("instruction_sets", &instruction_sets);
   m.def("row_tiles", [](const std::string& isa, Dtype panel, Dtype weight, bool dot) {
     const Kernels* kernels = kernels_of(isa);
@@ -256,4 +272,5 @@ NB_MODULE(_native, m) {
   m.def("read_bandwidth", read_bandwidth, nb::arg("weights"), nb::arg("ahead"), nb::arg("threads"),
         nb::arg("backend") = "auto");
   m.def("multiply_peak", multiply_peak, nb::arg("isa"), nb::arg("threads"), nb::arg("backend") = "auto");
+  bind_rows(m);
 }

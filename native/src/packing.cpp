@@ -19,7 +19,10 @@ void each(int64_t tasks, int threads, Backend backend, Task&& task) {
 // Moves `2 * half` pieces: the first half to the even places, the second to the odd ones, or back. Each cycle of the
 // permutation starts with one piece in `spare`.
 void shuffle(char* pieces, size_t bytes, int64_t half, bool back, char* spare) {
-  const auto source = [&](int64_t to) { return back ? (to < half ? 2 * to : 2 * (to - half) + 1) : to / 2 + to % 2 * half; };
+  const auto source = [&](int64_t to) {
+    if (!back) return to / 2 + to % 2 * half;
+    return to < half ? 2 * to : 2 * (to - half) + 1;
+  };
   std::vector<bool> done(static_cast<size_t>(2 * half));
   for (int64_t first = 0; first < 2 * half; ++first) {
     if (done[static_cast<size_t>(first)] || source(first) == first) continue;
@@ -69,8 +72,7 @@ void Weights::pack_block(int64_t matrix, int index, const Kernels& kernels, void
 
 Weights Weights::pack(const Weights& view, const Rows& from, int block, const Kernels& kernels, int threads,
                       Backend backend) {
-  Weights packed = view;
-  packed.lay_out(block, true);
+  Weights packed = view.outline(block);
   packed.buffer_ = std::make_shared<Buffer>(packed.packed_bytes());
   packed.data_ = packed.buffer_->data();
   each(packed.count_ * packed.blocks_, threads, backend, [&](int64_t task, int) {
@@ -88,8 +90,7 @@ void Weights::unpack(const Rows& to, const Kernels& kernels, int threads, Backen
 }
 
 const char* Weights::in_place_refusal(const Weights& view, int block) {
-  Weights packed = view;
-  packed.lay_out(block, true);
+  const Weights packed = view.outline(block);
   if (view.packed_) return "the weights are packed already";
   if (view.dtype_ == Dtype::bf16 && view.inner_ % kDepth) return "K is not a multiple of 32";
   if (view.gated_ && view.rows_ / 2 % kDepth) return "I is not a multiple of 32";
@@ -126,7 +127,8 @@ void Weights::change_in_place(bool pack, const Kernels& kernels, int threads, Ba
   const auto of = [&](int id) { return scratch.data() + scratch_bytes * static_cast<size_t>(id); };
   const auto shuffle_matrix = [&](int64_t matrix, int id) {
     if (!gated_) return;
-    shuffle(const_cast<char*>(data_) + static_cast<size_t>(matrix) * matrix_bytes, block_bytes() / 2, blocks_, !pack, of(id));
+    char* first = const_cast<char*>(data_) + static_cast<size_t>(matrix) * matrix_bytes;
+    shuffle(first, block_bytes() / 2, blocks_, !pack, of(id));
   };
   if (count_ < threads) {  // few matrices: the threads share the blocks of all
     if (pack) each(count_, threads, backend, shuffle_matrix);

@@ -46,7 +46,8 @@ void to_panel(const Kernels& kernels, const void* from, Dtype from_dtype, void* 
   } else {
     kernels.to_bf16(static_cast<const float*>(from), static_cast<uint16_t*>(to), inner);
   }
-  std::memset(static_cast<char*>(to) + static_cast<size_t>(inner) * size, 0, static_cast<size_t>(padded - inner) * size);
+  char* rest = static_cast<char*>(to) + static_cast<size_t>(inner) * size;
+  std::memset(rest, 0, static_cast<size_t>(padded - inner) * size);
 }
 
 BlockProduct::BlockProduct(const Weights& weights, const Tactic& tactic, Product product, char* scratch)

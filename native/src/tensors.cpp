@@ -52,7 +52,8 @@ bool use_exchange(nb::object type, nb::handle capsule) {
     PyErr_Clear();
     return false;
   }
-  if (found->major != 1 || !found->allocate || !found->to_python || !found->read || !PyType_Check(type.ptr())) return false;
+  if (found->major != 1 || !found->allocate || !found->to_python || !found->read) return false;
+  if (!PyType_Check(type.ptr())) return false;
   exchange = found;
   tensor_type = reinterpret_cast<PyTypeObject*>(type.release().ptr());  // for as long as the process lives
   return true;
@@ -88,12 +89,12 @@ bool read_tensor(nb::handle tensor, TensorView& into) {
   return false;  // a tensor without memory, as tracers have them
 }
 
-NewTensor::NewTensor(const int64_t* shape, int ndim, Dtype dtype) {
+NewTensor::NewTensor(const int64_t* shape, int ndim, TensorView::Kind kind) {
   DLTensor prototype{};
   prototype.device_type = kCpu;
   prototype.ndim = ndim;
-  prototype.code = dtype == Dtype::bf16 ? kBfloat : kFloat;
-  prototype.bits = dtype == Dtype::bf16 ? 16 : 32;
+  prototype.code = kind == TensorView::Kind::bf16 ? kBfloat : kind == TensorView::Kind::f32 ? kFloat : kInt;
+  prototype.bits = kind == TensorView::Kind::bf16 ? 16 : kind == TensorView::Kind::f32 ? 32 : 64;
   prototype.lanes = 1;
   prototype.shape = const_cast<int64_t*>(shape);
   std::string reason = "a tensor could not be made";

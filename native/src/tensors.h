@@ -34,7 +34,9 @@ bool read_tensor(nanobind::handle tensor, TensorView& into);
 class NewTensor {
  public:
   // Throws std::runtime_error where the allocator fails.
-  NewTensor(const int64_t* shape, int ndim, Dtype dtype);
+  NewTensor(const int64_t* shape, int ndim, Dtype dtype)
+      : NewTensor(shape, ndim, dtype == Dtype::bf16 ? TensorView::Kind::bf16 : TensorView::Kind::f32) {}
+  NewTensor(const int64_t* shape, int ndim, TensorView::Kind kind);
   ~NewTensor();
   NewTensor(const NewTensor&) = delete;
   NewTensor& operator=(const NewTensor&) = delete;

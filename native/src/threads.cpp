@@ -19,8 +19,8 @@ inline void pause() {
 #endif
 }
 
-// Spins about 20 us before it gives the processor away: long enough for the gap between two operations of a decode step,
-// short enough not to matter to whoever else wants the processor.
+// Spins about 20 us before it gives the processor away: long enough for the gap between two operations of a decode
+// step, short enough not to matter to whoever else wants the processor.
 constexpr int kSpins = 1000;
 
 template <typename Ready>
@@ -34,7 +34,7 @@ void spin_until(Ready&& ready) {
   }
 }
 
-// ---- the OpenMP runtime that is loaded ------------------------------------------------------------------------------
+// ---- the OpenMP runtime that is loaded ----------------------------------------------------------------------------
 
 struct OpenMp {
   void (*run)(void (*)(void*), void*, unsigned, unsigned) = nullptr;  // GOMP_parallel; LLVM's and Intel's have it too
@@ -46,7 +46,8 @@ struct OpenMp {
 int visit(dl_phdr_info* info, size_t, void* into) {
   const char* slash = strrchr(info->dlpi_name, '/');
   const char* name = slash ? slash + 1 : info->dlpi_name;
-  if (strncmp(name, "libgomp", 7) != 0 && strncmp(name, "libomp", 6) != 0 && strncmp(name, "libiomp5", 8) != 0) return 0;
+  const auto begins = [name](const char* with) { return strncmp(name, with, strlen(with)) == 0; };
+  if (!begins("libgomp") && !begins("libomp") && !begins("libiomp5")) return 0;
   void* library = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
   if (!library) return 0;
   OpenMp found;
@@ -75,7 +76,7 @@ const OpenMp* openmp() {
   return ready.load(std::memory_order_relaxed) ? &found : nullptr;
 }
 
-// ---- our own pool ----------------------------------------------------------------------------------------------------
+// ---- our own pool -------------------------------------------------------------------------------------------------
 
 class Pool {
  public:

@@ -13,7 +13,8 @@ namespace tunebook {
 enum class Backend : int { automatic, openmp, pool };
 
 // Calls work(context, id, count) on `count` threads at once, id 0 on the caller; returns when all are done. `count` may
-// be less than `threads`: a call from inside a parallel region, or one that finds the pool busy, runs on the caller alone.
+// be less than `threads`: a call from inside a parallel region, or one that finds the pool busy, runs on the caller
+// alone.
 void parallel(int threads, Backend, void (*work)(void* context, int id, int count), void* context);
 
 template <typename Work>
@@ -25,8 +26,8 @@ void parallel(int threads, Backend backend, Work&& work) {
 // "openmp" or "pool": what `automatic` stands for now.
 const char* chosen_backend();
 
-// Tasks 0 to count - 1 for the threads of `parallel`: each takes those of its own range in order, so that it reads memory
-// in one stream, and then what is left of the others'.
+// Tasks 0 to count - 1 for the threads of `parallel`: each takes those of its own range in order, so that it reads
+// memory in one stream, and then what is left of the others'.
 class Queue {
  public:
   Queue() = default;

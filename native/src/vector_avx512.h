@@ -19,7 +19,8 @@ struct V {
   }
   static reg even(const uint32_t* p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16)); }
   static reg odd(const uint32_t* p) {
-    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+    const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), high));
   }
   static void store(float* p, reg v) { _mm512_storeu_ps(p, v); }
   static void store_some(float* p, reg v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }

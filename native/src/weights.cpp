@@ -47,6 +47,14 @@ void Weights::lay_out(int block, bool packed) {
   blocks_ = static_cast<int>((columns + width - 1) / width);
 }
 
+Weights Weights::outline(int block) const {
+  Weights packed = *this;
+  packed.buffer_.reset();
+  packed.data_ = nullptr;
+  packed.lay_out(block, true);
+  return packed;
+}
+
 int Weights::valid_columns(int index) const {
   const int64_t columns = gated_ ? rows_ / 2 : rows_;
   const int64_t width = gated_ ? block_ / 2 : block_;

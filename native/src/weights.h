@@ -44,13 +44,17 @@ class Rows {
   int64_t row_bytes_;
 };
 
-// `count` matrices [rows, inner]. Packed: each is a row of blocks, each block `block` columns, a column being a row of the
-// matrix. Gated ones (rows = 2I, gate rows first) have `block`/2 gate columns and then the same columns of up in a block,
-// and as many blocks as make I, rounded up to 32, columns: the products' K dimension. What does not exist is zero.
+// `count` matrices [rows, inner]. Packed: each is a row of blocks, each block `block` columns, a column being a row of
+// the matrix. Gated ones (rows = 2I, gate rows first) have `block`/2 gate columns and then the same columns of up in a
+// block, and as many blocks as make I, rounded up to 32, columns: the products' K dimension. What does not exist is
+// zero.
 class Weights {
  public:
   // A row-major view; the memory must outlive it.
   Weights(const void* data, int64_t count, int64_t rows, int64_t inner, Dtype dtype, bool gated);
+
+  // The same without memory, packed by `block`: for what depends on sizes only.
+  Weights outline(int block) const;
 
   // A packed copy of the rows of `from`, in the shape of `view`. Throws std::bad_alloc.
   static Weights pack(const Weights& view, const Rows& from, int block, const Kernels&, int threads, Backend);
@@ -59,8 +63,8 @@ class Weights {
 
   // Why a view cannot be packed in the memory where it lies; null if it can.
   static const char* in_place_refusal(const Weights& view, int block);
-  // The packed form takes the place of the original, block by block through a copy in the cache; and back again. Afterwards
-  // this object is packed, or a view again. Memory must be writable, and nobody may read it meanwhile. Throw
+  // The packed form takes the place of the original, block by block through a copy in the cache; and back again.
+  // Afterwards this object is packed, or a view again. Memory must be writable, and nobody may read it meanwhile. Throw
   // std::invalid_argument with the refusal, or std::bad_alloc, before anything is written.
   void pack_in_place(int block, const Kernels&, int threads, Backend);
   void unpack_in_place(const Kernels&, int threads, Backend);
@@ -86,7 +90,8 @@ class Weights {
   size_t bytes() const { return buffer_ ? buffer_->size() : 0; }
 
   const char* block_at(int64_t matrix, int index) const {
-    return data_ + (static_cast<size_t>(matrix) * static_cast<size_t>(blocks_) + static_cast<size_t>(index)) * block_bytes();
+    const size_t before = static_cast<size_t>(matrix) * static_cast<size_t>(blocks_) + static_cast<size_t>(index);
+    return data_ + before * block_bytes();
   }
   const char* row_at(int64_t matrix, int64_t row) const { return data_ + (matrix * rows_ + row) * inner_ * element(); }
   // Result columns that block `index` begins with: of act(gate) * up where gated.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -165,7 +167,7 @@ def test_a_weight_mapped_from_a_file_is_not_packed_in_place(tmp_path):
 
 def test_packing_what_does_not_fit_is_refused_by_name():
     matrix = torch.zeros(64, 64).bfloat16()
-    for wrong, options, reason in (
+    wrongs: list[tuple[Any, dict[str, Any], str]] = [
         (matrix, {"block": 48}, "block must be"),
         (matrix, {"block": 48, "in_place": True}, "block must be"),
         (matrix.half(), {"block": 16}, "contiguous bfloat16"),
@@ -177,7 +179,8 @@ def test_packing_what_does_not_fit_is_refused_by_name():
         ([matrix, matrix], {"block": 16, "gated": True}, "several weights"),
         ([matrix, matrix.float()], {"block": 16}, "same K and dtype"),
         ([matrix, torch.zeros(64, 32).bfloat16()], {"block": 16}, "same K and dtype"),
-    ):
+    ]
+    for wrong, options, reason in wrongs:
         with pytest.raises(ValueError, match=reason):
             native.pack(wrong, **options)
     packed = native.pack(matrix, block=16)

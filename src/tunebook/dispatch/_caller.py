@@ -7,7 +7,9 @@ Loops over arguments would cost more than the guards themselves, so the code is 
 
 from __future__ import annotations
 
+import functools
 import inspect
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -151,9 +153,15 @@ def _mark(parameters: Sequence[inspect.Parameter]) -> str:
 def _made(source: str, op: str, parameters: Sequence[inspect.Parameter], mark: str, known: dict[str, Any]) -> Call:
     space = {f"{mark}{name}": value for name, value in known.items()}
     space |= {f"{mark}default_{i}": p.default for i, p in enumerate(parameters) if p.default is not p.empty}
-    exec(compile(source, f"<dispatch of {op}>", "exec"), space)  # noqa: S102 - the text is ours, names are identifiers
+    exec(_compiled(source, f"<dispatch of {op}>"), space)  # noqa: S102 - the text is ours, names are identifiers
     call: Call = space[f"{mark}call"]
     return call
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(source: str, name: str) -> types.CodeType:
+    """Bindings of one op have one source; compiling takes longer than all else in making one."""
+    return compile(source, name, "exec")
 
 
 def _source(parameters: Sequence[inspect.Parameter], lead: int | None, mark: str) -> str:

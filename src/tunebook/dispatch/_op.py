@@ -14,7 +14,7 @@ from tunebook.dispatch._caller import HELD, constants_entry, make_caller, make_c
 from tunebook.dispatch._scope import FREE, Scope
 from tunebook.errors import OpError
 from tunebook.ops import Bucket, OpSpec, pow2
-from tunebook.ops._shape import Describe, Extremes, Resample
+from tunebook.ops._shape import Agree, Describe, Extremes, Resample
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,6 +122,7 @@ def op(
     describe: Describe | None = None,
     resample: Resample | None = None,
     extremes: Extremes | None = None,
+    agree: Agree | None = None,
     lead: str | None = None,
 ) -> Callable[[Callable[P, R]], Op[P, R]]:
     """Declare an op; the decorated function is its default tactic and the reference for correctness.
@@ -132,6 +133,8 @@ def op(
     describe, resample: replace how a call's key is read off its arguments, and how inputs of other sizes are made.
     extremes:   ``extremes(args, rng)`` gives (label, dynamic arguments) of rare calls, of the same sizes, that every tactic
                 must get right as well; `args` is a live call, constants included. For checks only, never timed.
+    agree:      ``agree(got, expected, args)`` replaces the comparison of a tactic's output with the default's, where several
+                outputs are right (equal values in either order): the greatest relative error, or what is wrong in words.
     lead:       the one argument whose shape, dtype and strides tell all that dispatch must look at; without it every
                 dynamic argument is looked at.
 
@@ -148,6 +151,7 @@ def op(
             describe=describe,
             resample=resample,
             extremes=extremes,
+            agree=agree,
             lead=lead,
         )
         known = OPS.get(name)

@@ -88,7 +88,8 @@ class Attachment:
 def attach(
     model: Any, ops: Sequence[str] = ATTACHABLE, *, measurement: MeasurementPolicy | str = MeasurementPolicy.EAGER
 ) -> Attachment:
-    """Make a Transformers model's operations tunable: every ``nn.Linear``, and the experts of ``ExpertsInterface`` models.
+    """Make a Transformers model's operations tunable: every ``nn.Linear``, the experts of ``ExpertsInterface`` models, and
+    the RMS norms, top-k routers and decoder layers that compute exactly what an op does.
 
     measurement: how the model will run, "eager" or "captured" (as a CUDA graph): tactics are timed so, and what was tuned
     one way says nothing about the other.

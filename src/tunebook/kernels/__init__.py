@@ -2,8 +2,20 @@
 
 from tunebook.kernels._experts import ACTIVATIONS
 from tunebook.kernels._ops import experts, linear
+from tunebook.kernels._rows import SCORINGS, add_rms_norm, residual_add, rms_norm, router
+from tunebook.kernels._rows._declare import declare as declare_rows
 from tunebook.kernels._runners import declare
 
 declare()
+declare_rows()
 
-__all__ = ["ACTIVATIONS", "experts", "linear"]
+__all__ = [
+    "ACTIVATIONS",
+    "SCORINGS",
+    "add_rms_norm",
+    "experts",
+    "linear",
+    "residual_add",
+    "rms_norm",
+    "router",
+]

@@ -34,12 +34,20 @@ class Case:
     """Inputs to check on: the arguments, the default's output on them, and a word for messages ("M=16").
 
     `seconds` is what the default took; a tactic that takes far longer is not checked further. None: it may take its time.
+    `agree` stands for `compare` where an op has more than one right output.
     """
 
     args: tuple[Any, ...]
     expected: Any
     label: str
     seconds: float | None = None
+    agree: Callable[[Any, Any, Sequence[Any]], float | str] | None = None
+
+    def compared(self, got: Any) -> float | str:
+        """The greatest relative error of an output for these arguments, or what is wrong with it."""
+        if self.agree is None:
+            return compare(got, self.expected)
+        return self.agree(got, self.expected, self.args)
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def check(call: Callable[..., Any], reference: Reference, clock: Clock) -> Findi
                 return Finding(
                     "timeout", f"{case.label}: takes {seconds:.2g} s, {_ratio(seconds, case):.0f} times the default"
                 )
-            compared = compare(got, case.expected)
+            compared = case.compared(got)
             unchanged = all(_same(value, original) for value, original in zip(args, case.args, strict=True))
         except Exception as error:  # noqa: BLE001 - whatever a tactic raises, or returns that cannot be compared
             return failure(error, case.label)

@@ -35,6 +35,8 @@ class Description:
 Describe = Callable[[Sequence[Any]], Description]
 #: Makes arguments of other dynamic sizes from live dynamic arguments.
 Resample = Callable[[Sequence[Any], Mapping[str, int], "random.Random"], tuple[Any, ...]]
+#: From a tactic's output, the default's, and the dynamic arguments: the greatest relative error, or what is wrong in words.
+Agree = Callable[[Any, Any, Sequence[Any]], float | str]
 #: From a call's arguments, constants included, other dynamic arguments of the same problem that a tactic must get right as
 #: well, whether or not the model was seen to use them: each with a label for messages.
 Extremes = Callable[[Sequence[Any], "random.Random"], Iterable[tuple[str, Sequence[Any]]]]

@@ -11,7 +11,7 @@ from tunebook.errors import OpError
 from tunebook.ops._buckets import Bucket
 from tunebook.ops._requires import as_requirement
 from tunebook.ops._runner import Runner, Space, combinations
-from tunebook.ops._shape import Describe, Extremes, Resample, Shape
+from tunebook.ops._shape import Agree, Describe, Extremes, Resample, Shape
 from tunebook.records import DEFAULT, Problem, Tactic
 from tunebook.records._base import check_name
 
@@ -32,6 +32,7 @@ class OpSpec:
         describe: Describe | None = None,
         resample: Resample | None = None,
         extremes: Extremes | None = None,
+        agree: Agree | None = None,
         lead: str | None = None,
     ) -> None:
         try:
@@ -50,10 +51,12 @@ class OpSpec:
             raise OpError(f"op {name}: no argument changes from call to call, so there is nothing to tune")
         if lead is not None and lead not in self.dynamic:
             raise OpError(f"op {name}: lead {lead!r} is none of {', '.join(self.dynamic)}")
-        if extremes is not None and not callable(extremes):
-            raise OpError(f"op {name}: extremes={extremes!r} is not a function")
+        for what, value in (("extremes", extremes), ("agree", agree)):
+            if value is not None and not callable(value):
+                raise OpError(f"op {name}: {what}={value!r} is not a function")
         self.lead = lead
         self.extremes = extremes
+        self.agree = agree
         self.shape = Shape(name, names, buckets, describe, resample)
         self.runners: dict[str, Runner] = {}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunebook.dispatch import Binding
-from tunebook.measure import Case, Clock, compare
+from tunebook.measure import Case, Clock
 from tunebook.ops import OpSpec
 from tunebook.records import Dim, Problem
 from tunebook.tuner._collect import Collection, Family
@@ -88,7 +88,7 @@ class Task:
         for label, args in self.spec.extreme_inputs(self.problem, live, layer.constants, rng):
             try:
                 case = _case(layer, args, f"{where}, {label}")
-                uncovered = compare(case.expected, self.spec.function(*args, *layer.constants))
+                uncovered = case.compared(self.spec.function(*args, *layer.constants))
             except Exception as error:  # noqa: BLE001 - whatever a default raises on what it was never called with
                 uncovered = f"{type(error).__name__}: {error}"
             if isinstance(uncovered, str):
@@ -111,7 +111,7 @@ class Task:
 
 
 def _case(layer: Binding, args: tuple[Any, ...], label: str) -> Case:
-    return Case(args, layer.default(*args), label)
+    return Case(args, layer.default(*args), label, agree=layer.spec.agree)
 
 
 def _timed(clock: Clock, layer: Binding, args: tuple[Any, ...], label: str) -> Case:
@@ -119,7 +119,7 @@ def _timed(clock: Clock, layer: Binding, args: tuple[Any, ...], label: str) -> C
     start = clock.clock()
     expected = layer.default(*args)
     clock.synchronize()
-    return Case(args, expected, label, clock.clock() - start)
+    return Case(args, expected, label, clock.clock() - start, layer.spec.agree)
 
 
 def _label(sizes: Mapping[str, int]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 from tunebook.dispatch import Binding, Scope
 from tunebook.engine._modules._forward import AttachedForward, forward_of
 from tunebook.engine._modules._kind import Kind
+from tunebook.engine._modules._probe import default_version
 from tunebook.errors import ModelError
 from tunebook.kernels import ACTIVATIONS, experts
 
@@ -63,7 +63,7 @@ def _bind(name: str, module: Any, scope: Scope) -> tuple[Binding]:
         scope=scope,
         name=name,
         default=module.forward,
-        default_version=f"transformers {implementation} {version('transformers')}",
+        default_version=default_version(implementation),
     )
     return (binding,)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tunebook.dispatch import Binding, is_released, place, versions
@@ -44,49 +44,58 @@ class AttachedForward:
         return functools.partial(type(self._module).forward, copied)
 
 
-def forward_of(module: Any, binding: Binding, names: tuple[str, str], parameters: str) -> AttachedForward:
-    """The forward for a module with two parameters called `names` (the second may be None), of arguments `parameters`.
+def forward_of(
+    module: Any, binding: Binding, names: Sequence[str], parameters: str, default: Callable[..., Any] | None = None
+) -> AttachedForward:
+    """The forward for a module with parameters called `names` (None may stand for one), of arguments `parameters`.
+
+    `default` runs where one of them is no parameter of the module any more; without it, the binding's own.
 
     Looking whether the weights are still the same must cost nothing beside a small linear, so the code is written out, and
     it is a function in a class of its own: Python calls that without a detour.
     """
-    forward = AttachedForward(module, binding, names)
-    first, second = names
+    forward = AttachedForward(module, binding, tuple(names))
+    changed = [
+        *(f'_own.get("{name}") is not _weight_{i}' for i, name in enumerate(names)),
+        *(f"(_place_{i} and _weight_{i}.data_ptr() != _place_{i})" for i in range(len(names))),
+        *(f"(_version_{i} is not None and _weight_{i}._version != _version_{i})" for i in range(len(names))),
+    ]
     source = f"""
 def _call({parameters}):
-    if (
-        _own.get("{first}") is not _one
-        or _own.get("{second}") is not _two
-        or (_place_one and _one.data_ptr() != _place_one)
-        or (_version_one is not None and _one._version != _version_one)
-        or (_place_two and _two.data_ptr() != _place_two)
-        or (_version_two is not None and _two._version != _version_two)
-    ):
-        if not _renew():
-            return _default({parameters})
+    if ({" or ".join(changed)}) and not _renew():
+        return _default({parameters})
     return _serve({parameters})
 """
-    space: dict[str, Any] = {"_own": forward._own, "_default": binding.default, "_serve": binding.caller()}
+    space: dict[str, Any] = {
+        "_own": forward._own,
+        "_default": default or binding.default,
+        "_serve": binding.caller(),
+    }
 
     def renew() -> bool:
         if not forward._follow():
             return False
-        one, two = binding.constants[:2]
-        space["_one"], space["_two"] = one, two
-        space["_place_one"], space["_version_one"] = _seen(one)
-        space["_place_two"], space["_version_two"] = _seen(two)
+        for i, weight in enumerate(binding.constants[: len(names)]):
+            space[f"_weight_{i}"] = weight
+            space[f"_place_{i}"], space[f"_version_{i}"] = _seen(weight)
         return True
 
     space["_renew"] = renew
     renew()
     binding.followers.append(renew)
-    exec(compile(source, f"<forward of {binding.name}>", "exec"), space)  # noqa: S102 - the text is ours
+    exec(_compiled(source), space)  # noqa: S102 - the text is ours
     forward.__class__ = types.new_class(
         type(forward).__name__,
         (AttachedForward,),
         exec_body=lambda body: body.update(__call__=staticmethod(space["_call"])),
     )
     return forward
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(source: str) -> types.CodeType:
+    """Modules of one kind have one source; compiling takes longer than all else in attaching one."""
+    return compile(source, "<forward of an attached module>", "exec")
 
 
 def _seen(weight: Any) -> tuple[int | None, int | None]:

@@ -20,12 +20,18 @@ if TYPE_CHECKING:
         experts,
         linear,
         release_workspace,
+        workspace,
     )
+    from tunebook.kernels._native._limits import multiply_peak, read_bandwidth
     from tunebook.kernels._native._space import Choice, instruction_sets, processors, space, tactic
     from tunebook.kernels._native._weights import Weights, in_place_refusal, pack, view
 
 _WHERE = {
-    **dict.fromkeys(("ACTIVATIONS", "bind_experts", "bind_linear", "experts", "linear", "release_workspace"), "_calls"),
+    **dict.fromkeys(
+        ("ACTIVATIONS", "bind_experts", "bind_linear", "experts", "linear", "release_workspace", "workspace"),
+        "_calls",
+    ),
+    **dict.fromkeys(("multiply_peak", "read_bandwidth"), "_limits"),
     **dict.fromkeys(("Choice", "instruction_sets", "processors", "space", "tactic"), "_space"),
     **dict.fromkeys(("Weights", "in_place_refusal", "pack", "view"), "_weights"),
 }
@@ -48,11 +54,14 @@ __all__ = [
     "in_place_refusal",
     "instruction_sets",
     "linear",
+    "multiply_peak",
     "pack",
     "processors",
+    "read_bandwidth",
     "release_workspace",
     "space",
     "tactic",
     "unavailable",
     "view",
+    "workspace",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -141,6 +141,40 @@ def bind_experts(
     if _EXCHANGE:
         return _native.bind_experts(gate_up.native, down.native, (gate_up, down), act, tactic)
     return lambda x, index, scores: experts(x, index, scores, gate_up, down, activation, tactic)
+
+
+def workspace(
+    op: str,
+    sizes: Sequence[int],
+    *,
+    rows: int,
+    panel: torch.dtype,
+    weight: torch.dtype,
+    block: int,
+    tactic: _native.Tactic,
+) -> int:
+    """Bytes for intermediate values that a call of "linear" or "experts" needs at most, beside its result.
+
+    They are kept for the calling thread's next call; see `release_workspace`. sizes: N, K of linear; H, I, E and the
+    choices of a token of experts. rows: of x. block: of the weights, 0 for a view.
+
+    Raises:
+        ValueError: another op, other sizes, a dtype or a block that there is not.
+    """
+    if panel not in _DTYPES or weight not in _DTYPES:
+        raise ValueError(f"the kernels take bfloat16 and float32, not {panel} and {weight}")
+
+    def outline(count: int, columns: int, inner: int, gated: bool) -> _native.Weights:
+        rows_of = _native.view(0, count, columns, inner, str(weight).removeprefix("torch."), gated)
+        return rows_of.outline(block) if block else rows_of
+
+    if op == "linear" and len(sizes) == 2:
+        return _native.linear_workspace(outline(1, sizes[0], sizes[1], False), rows, _DTYPES[panel], tactic)
+    if op == "experts" and len(sizes) == 4:
+        hidden, inner, experts, choices = sizes
+        gate_up, down = outline(experts, 2 * inner, hidden, True), outline(experts, hidden, inner, False)
+        return _native.experts_workspace(gate_up, down, rows, choices, _DTYPES[panel], tactic)
+    raise ValueError(f"sizes are N, K of linear or H, I, E, choices of experts, not {op} {tuple(sizes)}")
 
 
 def release_workspace() -> int:

@@ -75,14 +75,14 @@ def _refusal(problem: Problem, **_: Scalar) -> str | None:
 
 
 def _within(op: str, problem: Problem, **params: Scalar) -> bool:
-    """Whether a tactic is among those that are worth trying on a problem; all are where the dtypes are none of ours."""
+    """Whether a tactic is among those that are worth trying on a problem; none is where the kernels know no such dtypes."""
     import torch
 
     from tunebook.kernels._native._rules import DTYPES, ONE_THREAD_BYTES, offered
 
     panel, weight = _dtypes(problem)
     if panel not in DTYPES or weight not in DTYPES:
-        return True
+        return False
     sizes = dict(problem.attrs)
     rows, small = problem.dims[0].size, False
     if op == "experts":
