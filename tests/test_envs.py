@@ -80,6 +80,7 @@ def test_defaults_of_the_registry() -> None:
         "TUNEBOOK_BUDGET_S": 120.0,
         "TUNEBOOK_THREADS": None,
         "TUNEBOOK_LOG_LEVEL": "INFO",
+        "TUNEBOOK_MEMORY_LIMIT": None,
         "TUNEBOOK_MEMORY_LIMIT_GB": None,
     }
     assert all(variable.source() == "default" for variable in registry.variables())

@@ -2,7 +2,9 @@
 //
 // PyTorch's wheels bring their own OpenMP runtime, whose threads spin for a while after each operation. Threads of ours
 // would compete with them for the same processors. So the threads of that runtime are used: `openmp` looks it up among
-// the libraries that are loaded already and never loads one. `pool` is for processes without it.
+// the libraries that are loaded already and never loads one. Measured with decode's small linears and two threads: with
+// operations of PyTorch between them, each linear takes 1.4 to 1.9 times as long on our own pool; without, as long.
+// `pool` is for processes without such a runtime.
 #pragma once
 
 #include <atomic>

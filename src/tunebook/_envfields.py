@@ -130,3 +130,41 @@ class EnvTuple(EnvField[tuple[str, ...], D]):
         if isinstance(value, str) or self._parse(text) != tuple(value):
             raise ValueError("an item is empty, or has a comma or blanks around it")
         return text
+
+
+MEMORY_FORMS = "a multiple of the model's own weights of at least 1, such as 1.1x, or a size such as 3GiB or 800MB"
+_UNITS = {"B": 1} | {
+    f"{letter}{i}B": (1024 if i else 1000) ** power for power, letter in enumerate("KMGT", 1) for i in ("", "I")
+}
+
+
+def parsed_memory(text: str) -> tuple[float, int]:
+    """``1.1x`` as (1.1, 0), ``3GiB`` as (0.0, 3221225472). Raises ValueError for anything else, and for less than 1x."""
+    found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]+)?)\s?(x|[KMGT]?i?B)", text.strip(), re.IGNORECASE)
+    if not found:
+        raise ValueError(text)
+    number, unit = float(found[1]), found[2]
+    if unit.lower() == "x":
+        if number < 1:
+            raise ValueError(text)
+        return number, 0
+    size = _UNITS.get(unit.upper(), 0)
+    if size == 0 or number * size < 1:
+        raise ValueError(text)
+    return 0.0, int(number * size)
+
+
+class EnvMemory(EnvField[str, D]):
+    """A limit of memory: so many times the model's weights, or so many bytes. `parsed_memory` reads its parts."""
+
+    kind = "memory limit"
+
+    def _accepts(self) -> str:
+        return MEMORY_FORMS
+
+    def _parse(self, text: str) -> str:
+        parsed_memory(text)
+        return text
+
+    def _render(self, value: str) -> str:
+        return value

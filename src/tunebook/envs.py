@@ -18,7 +18,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunebook._envfields import FALSE_WORDS, TRUE_WORDS, EnvBool, EnvFloat, EnvInt, EnvPath, EnvStr, EnvTuple
+from tunebook._envfields import FALSE_WORDS, TRUE_WORDS, EnvBool, EnvFloat, EnvInt, EnvMemory, EnvPath, EnvStr, EnvTuple
 from tunebook._envvars import Alias, Computed, EnvField, Reading, Registry, Variable
 from tunebook.errors import EnvironmentVariableError
 
@@ -29,6 +29,7 @@ __all__ = [
     "EnvField",
     "EnvFloat",
     "EnvInt",
+    "EnvMemory",
     "EnvPath",
     "EnvStr",
     "EnvTuple",
@@ -114,6 +115,11 @@ class Envs(Registry):
         "INFO",
         choices=("DEBUG", "INFO", "WARNING", "ERROR"),
         help="The least severe log message that is shown.",
+    )
+    TUNEBOOK_MEMORY_LIMIT = EnvMemory[None](
+        None,
+        help="What a model's weights may take in all while a plan serves: the original ones that are kept, and those that "
+        "are prepared in other layouts. None: the limit that the cached plan was made for, else 1.1x.",
     )
     TUNEBOOK_MEMORY_LIMIT_GB = EnvFloat(
         None,

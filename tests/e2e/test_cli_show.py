@@ -104,6 +104,21 @@ PLAN = Plan(
         effect(SECOND, "prefill_9", 0.01, 0.02, "immaterial"),
     ),
     reverted={FIRST: "torch[operand=columns]"},
+    layouts={"linear|N=8|bf16": ("torch:columns", "torch:rows")},
+    bytes=300_000,
+    model_bytes=1_000_000,
+    holdings=(
+        Holding(
+            family="linear|N=8|bf16",
+            layers=24,
+            layouts={"torch:columns": 100_000, "torch:rows": 200_000},
+            buys={"torch:columns": 1.2345, "torch:rows": 1.0},
+            released=250_000,
+            source="torch[operand=columns]",
+        ),
+    ),
+    limit="1.1x",
+    mix=Mix(steps={"decode 1": 100, "decode 16": 1}),
 )
 TRIALS = (
     Timed(tactic="torch[operand=columns]", samples=(1e-5, 2e-5, 3e-5, 2e-5), rounds=(0, 1, 2, 3), inner=50, error=2e-5),

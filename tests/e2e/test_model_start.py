@@ -28,7 +28,7 @@ class Start:
     """A start of an engine: a new runner of the same model, that counts the model's steps."""
 
     def __init__(self, loaded: Any) -> None:
-        self.runner = ModelRunner(loaded)
+        self.runner = ModelRunner(loaded, ops=("linear", "experts"))
         self.steps = 0
         loaded.model.register_forward_pre_hook(self._count)
 

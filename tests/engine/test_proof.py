@@ -110,7 +110,7 @@ def start(tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> It
 
     def make() -> Start:
         clock, loaded = Clock(), tiny_model()
-        made.append(ModelRunner(loaded, device=clock))
+        made.append(ModelRunner(loaded, ops=("linear", "experts"), device=clock))
         one = Start(made[-1], clock, calls, state)
         loaded.model.register_forward_pre_hook(lambda *_: one.steps.append(1))
         return one
@@ -239,12 +239,8 @@ def test_layouts_of_what_was_given_back_are_released(start: Callable[[], Start])
     def copied(x: Any, prepared: Any) -> Any:
         return torch.nn.functional.linear(x, *prepared)
 
-    from tunebook.plan import _make
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_make, "EXTRA_WEIGHTS", 2.0)
-        one = start()
-        plan = plan_of(one.autotune(selection=Selection(runners=("packed", "copied"))))
+    one = start()
+    plan = plan_of(one.autotune(selection=Selection(runners=("packed", "copied")), memory_limit="3x"))
     assert set(plan.reverted.values()) == {"packed"}
     assert set(plan.layouts.values()) == {("copied:copied",)}
     assert ops(plan.layouts) == {"linear"}

@@ -20,7 +20,9 @@ from tunebook.kernels._rows._router import agree
 from tunebook.measure import Case, Finding, Passed, Reference, check
 
 pytestmark = pytest.mark.usefixtures("clean_ops")
-X, WEIGHT, GATE = torch.randn(3, 5, 16), torch.ones(16), torch.randn(8, 16)
+_GENERATOR = torch.Generator().manual_seed(0)
+X, WEIGHT = torch.randn(3, 5, 16, generator=_GENERATOR), torch.ones(16)
+GATE = torch.randn(8, 16, generator=_GENERATOR) / 4
 CALLS: dict[str, tuple[Op[..., Any], tuple[Any, ...]]] = {
     "rms_norm|H=16|fp32|M≤16": (rms_norm, (X, WEIGHT, 1e-6)),
     "add_rms_norm|H=16|fp32|M≤16": (add_rms_norm, (X, X, WEIGHT, 1e-6, 0.5)),

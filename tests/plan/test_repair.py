@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pytest
@@ -192,6 +192,29 @@ def test_a_machine_that_became_too_busy_leaves_what_was_proven(toy: Make) -> Non
     found = repair(steps, model.scope, model.serving, tactics, proof, effects, model, budget, random.Random(0))
     assert (found.tactics, found.proof) == (tactics, proof)
     assert dict(model.scope.tactics) == tactics
+
+
+def test_what_serves_instead_is_compared_and_served(toy: Make) -> None:
+    """Where the default takes memory that is not there, another tactic serves, and the proof is about that."""
+    model = toy({"a": (1.0, 0.7), "b": (1.0, 4.0)}, noise=0.0)
+    tactics = model.plan("a", "b")
+    steps = [model.step()]
+    proof = model.proof(*steps)
+    effects = measure_effects(steps, model.serving, tactics, dict.fromkeys(tactics, 0.5), random.Random(0))
+    asked: list[set[str]] = []
+
+    def give_back(now: Mapping[str, Tactic], keys: Collection[str]) -> Mapping[str, Tactic]:
+        asked.append(set(keys))
+        return {**now, **dict.fromkeys([*keys, model.key("a")], DEFAULT)}  # the one costs the other its layout
+
+    found = repair(
+        steps, model.scope, model.serving, tactics, proof, effects, model, model.budget(), random.Random(0), None, give_back
+    )
+    assert asked == [{model.key("b")}]
+    assert found.reverted == {model.key("b")}
+    assert set(found.tactics.values()) == {DEFAULT}
+    assert dict(model.scope.tactics) == found.tactics
+    assert found.proof[1].speedup == 1.0
 
 
 def test_attempts_have_an_end(toy: Make) -> None:

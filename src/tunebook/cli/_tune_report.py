@@ -142,10 +142,47 @@ def print_plan(plan: Plan) -> None:
         for key, name in plan.reverted.items():
             say(f"  {key}: {name}")
     active = "active" if plan.active else "NOT active: slower than the default on the whole model"
-    say(
-        f"plan: {active}; prepared weights {size(plan.bytes)}"
-        + "".join(f"\n  {family}: {', '.join(names)}" for family, names in plan.layouts.items())
-    )
+    print_holdings(plan)
+    say(f"plan: {active}{'' if plan.verified else ', not compared on the whole model'}")
+
+
+def print_holdings(plan: Plan) -> None:
+    """The layouts of each family with the bytes that they take, what each buys, and the whole against the limit."""
+    rows = []
+    for held in plan.holdings:
+        for place, (name, count) in enumerate(held.layouts.items() or [("", 0)]):
+            first = place == 0
+            rows.append(
+                (
+                    held.family if first else "",
+                    str(held.layers) if first else "",
+                    name or "the model's own",
+                    size(count),
+                    f"{held.buys[name]:.3f}×" if name in held.buys else "-",
+                    (size(held.released) if held.released else "kept") if first else "",
+                    held.numerics if first else "",
+                )
+            )
+    title = "Weights: what each layout takes in all layers, the time of the mix without it, and the originals released"
+    table(title, ("family", ">layers", "layout", ">takes", ">without it", ">released", "equal bits"), rows)
+    for family, names in plan.layouts.items() if not plan.holdings else ():  # a plan of an older version
+        say(f"  {family}: {', '.join(names)}")
+    parts = [f"prepared weights {size(plan.bytes)}", f"released {size(plan.released)}"]
+    if plan.model_bytes:
+        total = plan.model_bytes + plan.bytes - plan.released
+        parts = [
+            f"the model's {size(plan.model_bytes)}",
+            *parts,
+            f"in all {size(total)}, {total / plan.model_bytes:.2f}x",
+        ]
+    limit = f" (limit {plan.limit})" if plan.limit else ""
+    say(f"weights: {', '.join(parts)}{limit}")
+    if plan.mix is not None:
+        say(f"mix: {plan.mix}")
+    if plan.batch_invariant:
+        say("one result whatever the batch")
+    if plan.planned_from:
+        say(f"planned without measuring, from {plan.planned_from}")
 
 
 def print_effects(title: str, effects: Sequence[Effect]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +23,15 @@ def generate(
         Path | None, typer.Option(help="The cache file. Default: this environment's winners.json.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads. Default: TUNEBOOK_THREADS, else torch's.")] = None,
+    record_mix: Annotated[
+        Path | None,
+        typer.Option(help="Add the calls that are made to this file; `tunebook tune --mix FILE` plans for them."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document at the end.")] = False,
 ) -> None:
     """Stream MODEL's continuation of a prompt. What the cache knows of the model serves; nothing is tuned."""
     with edge():
-        _generate(model, prompt, max_new_tokens, temperature, cache, threads, as_json)
+        _generate(model, prompt, max_new_tokens, temperature, cache, threads, record_mix, as_json)
 
 
 def _generate(
@@ -36,6 +41,7 @@ def _generate(
     temperature: float,
     cache: Path | None,
     threads: int | None,
+    record_mix: Path | None,
     as_json: bool,
 ) -> None:
     from tunebook.cli._load import load_model
@@ -50,12 +56,13 @@ def _generate(
             with progress_bar(as_json) as progress:
                 runner.autotune(cache=cache, policy=Policy.REPLAY, progress=progress)
         start, pieces, first = time.perf_counter(), [], None
-        for piece in runner.generate(prompt, max_new_tokens, temperature):
-            first = first if first is not None else time.perf_counter() - start
-            pieces.append(piece)
-            if not as_json:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+        with runner.record_mix(record_mix) if record_mix is not None else nullcontext():
+            for piece in runner.generate(prompt, max_new_tokens, temperature):
+                first = first if first is not None else time.perf_counter() - start
+                pieces.append(piece)
+                if not as_json:
+                    sys.stdout.write(piece)
+                    sys.stdout.flush()
         seconds = time.perf_counter() - start
     if as_json:
         plan = runner.plan

@@ -46,6 +46,17 @@ def tune(
     thorough: Annotated[
         bool, typer.Option("--thorough", help="Race longer, until choices are surer; give it a larger budget.")
     ] = False,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(help="What all weights may take while serving: 1.1x of the model's own, or 3GiB. Default: 1.1x."),
+    ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(help="What to plan for: 'decode 1=100,prefill 512=1', 'equal', or a file of recorded calls."),
+    ] = None,
+    batch_invariant: Annotated[
+        bool, typer.Option("--batch-invariant", help="Plan for one result whatever the batch.")
+    ] = False,
     note: Annotated[str, typer.Option(help="A note for the run file.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -65,6 +76,9 @@ def tune(
                 threads=threads,
                 files=tuple(with_ or ()),
                 selection=(tuple(op or ()), tuple(skip_op or ()), tuple(only_runner or ())),
+                memory_limit=memory_limit,
+                mix=mix,
+                batch_invariant=batch_invariant,
                 note=note,
                 as_json=as_json,
             )
@@ -89,6 +103,9 @@ class TuneOptions:
     threads: int | None
     files: tuple[Path, ...]
     selection: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+    memory_limit: str | None
+    mix: str | None
+    batch_invariant: bool
     note: str
     as_json: bool
 
@@ -97,9 +114,10 @@ def run(options: TuneOptions) -> TuneReport:
     """The command without its edge: checks every argument before the model is loaded."""
     from tunebook.cli._load import load_model
     from tunebook.cli._tune_report import print_report
-    from tunebook.engine import ATTACHABLE, requests
+    from tunebook.engine import ATTACHABLE, parse_mix, requests
     from tunebook.errors import UsageError
     from tunebook.ops import load_file
+    from tunebook.plan import MemoryLimit
     from tunebook.store import Policy, resolve_policy
     from tunebook.tuner import Selection
 
@@ -110,6 +128,10 @@ def run(options: TuneOptions) -> TuneReport:
     if options.budget is not None and not options.budget > 0:
         raise UsageError(f"--budget {options.budget} is not a positive number of seconds")
     wanted = requests(sizes("--decode", options.decode), sizes("--prefill", options.prefill))
+    if options.memory_limit is not None:
+        MemoryLimit.parse(options.memory_limit, "--memory-limit")
+    if options.mix is not None:
+        parse_mix(options.mix, None, "--mix")
     policy = resolve_policy(True, Policy.FRESH if options.fresh else Policy.REPLAY if options.replay else None)
     quiet = options.as_json
     with only_json(quiet):
@@ -134,6 +156,9 @@ def run(options: TuneOptions) -> TuneReport:
                 note=options.note,
                 continuing=options.continuing,
                 thorough=options.thorough,
+                memory_limit=options.memory_limit,
+                mix=options.mix,
+                batch_invariant=options.batch_invariant,
                 progress=progress,
             )
     if quiet:

@@ -2,6 +2,7 @@
 
 from tunebook.engine._attach import ATTACHABLE, Attachment, attach
 from tunebook.engine._autotune import autotune
+from tunebook.engine._mix import parse_mix
 from tunebook.engine._phases import DEFAULT_DECODE, DEFAULT_PREFILL, PhaseRequest, requests
 from tunebook.engine._report import TuneReport
 from tunebook.engine._runner import ModelRunner
@@ -19,6 +20,7 @@ __all__ = [
     "attach",
     "autotune",
     "make_step",
+    "parse_mix",
     "requests",
     "set_threads",
 ]

@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 
 from tunebook.devices import device_of
-from tunebook.dispatch import BINDINGS, FREE, OPS, Scope, collecting, snapshot, tensor_bytes
+from tunebook.dispatch import BINDINGS, FREE, OPS, Scope, collecting, is_released, snapshot, tensor_bytes
 from tunebook.engine._threads import set_threads
 from tunebook.envs import envs
 from tunebook.errors import UsageError
 from tunebook.ops import OpSpec
-from tunebook.plan import Choices, Knowledge, extra_bytes, install, make, prepare
+from tunebook.plan import FREE_SHARE, Choices, Knowledge, MemoryLimit, Room, install, make, prepare
 from tunebook.records import Tactic
 from tunebook.store import Policy, ResolvedPolicy, resolve_policy
 from tunebook.tuner import Collection, Outcome, Progress, Selection, Session
@@ -87,6 +87,8 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
             self._serve_cached()
             autotune._open = self
             return self
+        for binding in snapshot(BINDINGS):  # the defaults are what everything is compared with
+            binding.restore()
         self._stack.enter_context(collecting(self.collection))
         autotune._open = self
         return self
@@ -154,9 +156,23 @@ def serve(scope: Scope, outcome: Outcome, collection: Collection) -> Choices:
     # free-standing ops may be declared anew: their scope itself keeps what earlier blocks installed
     known = Knowledge() if scope is FREE else _KNOWN.setdefault(scope, Knowledge())
     known.learn(outcome, collection, scope)
-    weights = {id(value): value for binding in scope.bindings for value in binding.constants}
-    limit = extra_bytes(tensor_bytes(list(weights.values())), collection.device.free_memory())
-    choices = make(known, limit)
+    choices = make(known, _room(scope, collection.device.free_memory()))
     install(scope, choices, known.families)
-    prepare(choices, known.families)
+    prepare(choices, known.families, releasing=True)
     return choices
+
+
+def _room(scope: Scope, free: int) -> Room:
+    """What a scope's plan may hold beside its own weights; all that it does hold counts as free."""
+    text = envs.TUNEBOOK_MEMORY_LIMIT.get()
+    limit = MemoryLimit() if text is None else MemoryLimit.parse(text, "TUNEBOOK_MEMORY_LIMIT")
+    bindings = scope.bindings
+    weights = {id(v): v for binding in bindings for v in binding.constants if not is_released(v)}
+    released = sum(binding.releasable for binding in bindings if binding.released)
+    free += sum(binding.prepared.bytes for binding in bindings) - released
+    try:
+        beside = limit.beside(tensor_bytes(list(weights.values())) + released)
+    except UsageError as error:  # what was tuned is not lost for it
+        logger.warning("nothing is prepared: %s", error)
+        beside = 0
+    return Room(int(min(beside, FREE_SHARE * free)))

@@ -80,6 +80,13 @@ class TuneReport:
                 "bytes": plan.bytes if plan else 0,
                 "tactics": dict(plan.tactics) if plan else {},
                 "reverted": dict(plan.reverted) if plan else {},
+                "limit": plan.limit if plan else "",
+                "model_bytes": plan.model_bytes if plan else 0,
+                "released_bytes": plan.released if plan else 0,
+                "families": [msgspec.to_builtins(holding) for holding in (plan.holdings if plan else ())],
+                "mix": msgspec.to_builtins(plan.mix) if plan and plan.mix else None,
+                "batch_invariant": bool(plan and plan.batch_invariant),
+                "planned_from": plan.planned_from if plan else "",
             },
             "effects": [msgspec.to_builtins(effect) for effect in (plan.effects if plan else ())],
             "phases": [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ from tunebook.devices import Device, device_of
 from tunebook.dispatch import Scope
 from tunebook.engine._attach import ATTACHABLE, attach
 from tunebook.engine._generate import encode, stream
-from tunebook.engine._phases import PhaseName, PhaseRequest, requests
+from tunebook.engine._mix import record_mix
+from tunebook.engine._phases import PhaseName, PhaseRequest, merged, requests
+from tunebook.engine._replan import decide
 from tunebook.engine._report import TuneReport, timer
+from tunebook.engine._stale import plan_key
 from tunebook.engine._steps import make_step
+from tunebook.engine._terms import Terms, terms_of
 from tunebook.engine._threads import set_threads
 from tunebook.engine._tune_model import tune_model
-from tunebook.engine._warm import staleness, start_from
+from tunebook.engine._warm import start_from
 from tunebook.engine.models import LoadedModel, load
 from tunebook.engine.models import Progress as LoadProgress
 from tunebook.envs import envs
@@ -100,17 +105,21 @@ class ModelRunner:
         cache: str | Path | None = None,
         policy: Policy | str | ResolvedPolicy | None = None,
         wanted: Sequence[PhaseRequest] | None = None,
+        memory_limit: str | None = None,
+        mix: str | Path | Mapping[str, float] | None = None,
+        batch_invariant: bool = False,
     ) -> tuple[bool, str]:
         """Whether `autotune` with the same arguments would need a dummy run, and the reason in words."""
-        return self._decide(self._session(cache, policy), tuple(wanted) if wanted is not None else requests())
+        terms = terms_of(self, memory_limit, mix, batch_invariant, None)
+        return self._decide(self._session(cache, policy), tuple(wanted) if wanted is not None else requests(), terms)
 
-    def _decide(self, session: Session, wanted: Sequence[PhaseRequest]) -> tuple[bool, str]:
+    def _decide(self, session: Session, wanted: Sequence[PhaseRequest], terms: Terms) -> tuple[bool, str]:
         if session.policy is Policy.FRESH:
             return True, "cache reuse is off: everything is tuned afresh"
-        stale = staleness(self, session, wanted)
+        stale, else_ = decide(self, session, wanted, terms)
         if session.policy is Policy.REPLAY:
             return False, "policy replay never tunes" + (f" ({stale})" if stale else "")
-        return (True, stale) if stale else (False, f"the cache {session.location.cache} answers everything")
+        return (True, stale) if stale else (False, else_)
 
     def autotune(
         self,
@@ -124,38 +133,56 @@ class ModelRunner:
         seed: int | None = None,
         continuing: bool = False,
         thorough: bool = False,
+        memory_limit: str | None = None,
+        mix: str | Path | Mapping[str, float] | None = None,
+        batch_invariant: bool = False,
         progress: Progress | None = None,
     ) -> TuneReport:
         """Collect with dummy runs, tune, plan, prove on the whole model, publish; or start from the cache.
 
         Everything but loading and preparing weights shares `budget_s` (default TUNEBOOK_BUDGET_S). The returned report says
         what was done, with seconds; `plan` is what the model is now served with.
+
+        memory_limit: what all weights may take while the plan serves, ``1.1x`` of the unattached model's or ``3GiB``; by
+        default TUNEBOOK_MEMORY_LIMIT, else as in the cached plan, else 1.1x. A cached plan for another limit or mix is made
+        anew of what is known, without measuring.
+        mix: what the plan is weighted by: steps of phases (``"decode 1=100,prefill 512=1"``, or a mapping), "equal" for all
+        phases alike, or a file that `record_mix` wrote; by default as in the cached plan, else "equal".
+        batch_invariant: one result whatever the batch: each family of layers is served by tactics that give equal bits, and
+        the plan serves even where it is slower than the default. Raises UsageError that names an op which cannot have that.
         """
         wanted = tuple(wanted) if wanted is not None else requests()
         spent = timer(self.device)
+        terms = terms_of(self, memory_limit, mix, batch_invariant, selection)
         session = self._session(
             cache, policy, selection=selection, note=note, seed=seed, continuing=continuing, thorough=thorough
         )
         session.announce()
+        former = session.plan_of(plan_key(self, terms))
+        terms.check_phases(merged(wanted, former.requested if former else ()))
         (selection or Selection()).check({b.spec.name: b.spec for b in self.attachment.bindings.values()})
         total = Budget(budget_s if budget_s is not None else envs.TUNEBOOK_BUDGET_S.get(), self.device)
-        needed, why = self._decide(session, wanted)
+        needed, why = self._decide(session, wanted, terms)
         logger.info("autotune of %s: %s", self.name, why)
         report = TuneReport(model=self.name, session=session, why=why, load_seconds=self.loaded.seconds)
         if not needed:
-            start_from(self, session, report, progress)
+            start_from(self, session, terms, report, progress)
             report.seconds["start"] = spent() - report.seconds["prepare"]
             self.plan = report.plan
             session.outcome = report.outcome
             session.finish()
             return report
         try:
-            tune_model(self, session, total, wanted, report, progress)
+            tune_model(self, session, total, wanted, terms, report, progress)
         except BaseException:  # an interruption, or a fault of the model's own: what was settled is kept
             session.interrupt()
             raise
         self.plan = report.plan
         return report
+
+    def record_mix(self, path: str | Path) -> AbstractContextManager[None]:
+        """Count the calls of the block by problem and add them to a file, which `autotune(mix=…)` takes."""
+        return record_mix(self, path)
 
     def _session(
         self,

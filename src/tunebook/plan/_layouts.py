@@ -1,114 +1,134 @@
-"""The plan's choice: which weight layouts each family of layers keeps under a memory limit, and the tactic for each bucket."""
+"""The plan's choice: which weight layouts each family keeps under a memory limit, which originals go, and the tactics."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from tunebook.records import DEFAULT, Member, Problem, Tactic, Verdict
+import numpy as np
 
-#: Fewer bytes are preferred to a gain below this share of the family's time.
+from tunebook.plan._families import FamilyChoice, Option, Usable, Weights
+from tunebook.records import DEFAULT, Problem, Tactic
+
+#: Fewer bytes are preferred to a gain below this share of the whole time.
 NEGLIGIBLE = 0.01
-#: Of many layouts the ones that matter most alone are combined; more would double the subsets for each.
-MAX_LAYOUTS = 8
-
-
-@dataclass(frozen=True)
-class Usable:
-    """A problem's verdict today: its weight in seconds of the default, and the members of the frontier that may serve."""
-
-    problem: str
-    weight: float
-    verdict: Verdict
-    members: tuple[Member, ...]
-
-    def best(self, layouts: frozenset[str]) -> tuple[Member | None, float]:
-        """The fastest member on these layouts, and the expected seconds; None where the default serves."""
-        fits = [m for m in self.members if not m.layout or m.layout in layouts]
-        default = self.weight
-        if not fits:
-            return None, default
-        # a tie may have the smaller ratio; the verdict settled that
-        member = min(fits, key=lambda m: (max(m.ratio, 1.0), m.tactic != self.verdict.winner))
-        seconds = self.weight / self.verdict.speedup * member.ratio
-        return (member, seconds) if seconds < default or member.tactic == self.verdict.winner else (None, default)
-
-
-@dataclass(frozen=True)
-class Option:
-    """A set of layouts for one family: what it costs in bytes over all its layers, and the expected seconds."""
-
-    layouts: frozenset[str]
-    bytes: int
-    seconds: float
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The tactic of every problem, the layouts of every family, and what they take together."""
+    """The tactic of every problem, the layouts of every family, and what they take together.
+
+    `bytes` are the prepared weights less the originals that are released; `prepared` are all of them. `sources` gives, by
+    family whose originals are released, the tactic whose layout they can be made from again; `numerics`, by family, what
+    gives equal bits whatever the batch, where that was asked for. `barred` are tactics that were given back because the
+    whole model is slower with them, by problem.
+    """
 
     tactics: dict[str, Tactic]
     layouts: dict[str, tuple[str, ...]]
     bytes: int
     seconds: float
+    prepared: int = 0
+    sources: dict[str, Tactic] = field(default_factory=dict)
+    numerics: dict[str, str] = field(default_factory=dict)
+    barred: dict[str, frozenset[str]] = field(default_factory=dict)
 
 
-def choose_layouts(usable: Sequence[Usable], layers: Mapping[str, int], limit: int) -> Choices:
-    """Minimise the expected time with at most `limit` bytes of prepared weights.
+def choose_layouts(
+    usable: Sequence[Usable],
+    weights: Mapping[str, Weights],
+    limit: int,
+    *,
+    invariant: bool = False,
+    fixed: Choices | None = None,
+    free: Sequence[str] = (),
+) -> Choices | None:
+    """Minimise the expected time with at most `limit` bytes beside the unattached model's.
 
-    `layers` counts the layers of each family. Every family's subsets of layouts are reduced to those that no other beats in
-    both bytes and time; the families are then combined one after another, reduced in the same way (an exact solution of
-    this multiple-choice knapsack).
+    An option of a family is a set of layouts, and its originals kept or released. Where they are released the default and
+    tactics on the model's own weights cannot serve, and a layout must be held from which they can be made again. Every
+    family's options are reduced to those that no other beats in both bytes and time; the families are then combined one
+    after another, reduced in the same way (an exact solution of this multiple-choice knapsack).
+
+    invariant: each family is served by tactics that give equal bits whatever the batch, never by the default.
+    fixed: keep what these choices hold, but for the families named in `free`.
+
+    None where nothing fits: only for `invariant` or `fixed`.
     """
-    families: dict[str, list[Usable]] = {}
+    families = by_family(usable, weights, invariant=invariant)
+    offered: list[list[Option]] = []
+    for family, choice in families.items():
+        if fixed is None or family in free:
+            offered.append(choice.options())
+        else:
+            kept = fixed.layouts.get(family, ())
+            offered.append(choice.like(kept, family in fixed.sources, fixed.numerics.get(family, "")))
+    picked = _combine(offered, limit, NEGLIGIBLE * sum(item.weight for item in usable))
+    return None if picked is None else _choices(families, picked)
+
+
+def by_family(
+    usable: Sequence[Usable], weights: Mapping[str, Weights], *, invariant: bool = False
+) -> dict[str, FamilyChoice]:
+    """What each family may be served with."""
+    grouped: dict[str, list[Usable]] = {}
     for item in usable:
-        families.setdefault(Problem.parse(item.problem).family, []).append(item)
-    combined: list[tuple[int, float, tuple[Option, ...]]] = [(0, 0.0, ())]
-    for family, items in families.items():
-        options = _options(items, layers.get(family, 1))
-        grown = [(b + o.bytes, s + o.seconds, (*picked, o)) for b, s, picked in combined for o in options]
-        combined = _undominated([entry for entry in grown if entry[0] <= limit] or grown[:1])
-    fastest = min(entry[1] for entry in combined)
-    total = sum(item.weight for item in usable)
-    enough = [entry for entry in combined if entry[1] <= fastest + NEGLIGIBLE * total]
-    used, seconds, picked = min(enough, key=lambda entry: (entry[0], entry[1]))
+        grouped.setdefault(Problem.parse(item.problem).family, []).append(item)
+    return {
+        family: FamilyChoice(items, weights.get(family, Weights()), invariant=invariant)
+        for family, items in grouped.items()
+    }
+
+
+def _choices(families: Mapping[str, FamilyChoice], picked: Sequence[Option]) -> Choices:
     tactics: dict[str, Tactic] = {}
     layouts: dict[str, tuple[str, ...]] = {}
-    for (family, items), option in zip(families.items(), picked, strict=True):
-        needed = set()
-        for item in items:
-            member, _ = item.best(option.layouts)
-            tactics[item.problem] = Tactic.parse(member.tactic) if member else DEFAULT
-            if member and member.layout:
-                needed.add(member.layout)
-        if needed:
-            layouts[family] = tuple(sorted(needed))
-    return Choices(tactics, layouts, used, seconds)
+    prepared = 0
+    for (family, choice), option in zip(families.items(), picked, strict=True):
+        for key, member in choice.members(option).items():
+            tactics[key] = Tactic.parse(member.tactic) if member else DEFAULT
+        kept = choice.kept(option)
+        prepared += sum(choice.bytes[name] for name in kept)
+        if kept:
+            layouts[family] = kept
+    used = list(zip(families.items(), picked, strict=True))
+    freed = sum(choice.weights.releasable for (_, choice), option in used if option.released)
+    return Choices(
+        tactics=tactics,
+        layouts=layouts,
+        bytes=prepared - freed,
+        seconds=float(sum(option.seconds for option in picked)),
+        prepared=prepared,
+        sources={family: choice.source(option) for (family, choice), option in used if option.released},
+        numerics={family: option.numerics for (family, _), option in used if option.numerics},
+        barred={item.problem: item.barred for choice in families.values() for item in choice.items if item.barred},
+    )
 
 
-def _options(items: Sequence[Usable], layers: int) -> list[Option]:
-    sizes: dict[str, int] = {}
-    for item in items:
-        for member in item.members:
-            if member.layout:
-                sizes[member.layout] = max(sizes.get(member.layout, 0), member.bytes)
-    alone = {name: sum(item.best(frozenset((name,)))[1] for item in items) for name in sizes}
-    names = sorted(sizes, key=lambda name: (alone[name], name))[:MAX_LAYOUTS]
-    found = []
-    for count in range(len(names) + 1):
-        for subset in itertools.combinations(names, count):
-            chosen = frozenset(subset)
-            seconds = sum(item.best(chosen)[1] for item in items)
-            found.append(Option(chosen, layers * sum(sizes[name] for name in subset), seconds))
-    kept = _undominated([(o.bytes, o.seconds, (o,)) for o in found])
-    return [entry[2][0] for entry in kept]
-
-
-def _undominated(entries: list[tuple[int, float, tuple[Option, ...]]]) -> list[tuple[int, float, tuple[Option, ...]]]:
-    """Those that no other entry beats in bytes without losing in seconds, by bytes."""
-    kept: list[tuple[int, float, tuple[Option, ...]]] = []
-    for entry in sorted(entries, key=lambda e: (e[0], e[1])):
-        if not kept or entry[1] < kept[-1][1]:
-            kept.append(entry)
-    return kept
+def _combine(offered: Sequence[Sequence[Option]], limit: int, margin: float) -> list[Option] | None:
+    """One option of each family: the fewest bytes within `margin` of the least time that `limit` bytes allow."""
+    if not all(offered):
+        return None
+    least = [min(option.bytes for option in options) for options in offered]
+    taken, seconds = np.zeros(1, dtype=np.int64), np.zeros(1)
+    steps: list[tuple[np.ndarray, int]] = []
+    for index, options in enumerate(offered):
+        room = limit - sum(least[index + 1 :])
+        bytes_ = np.array([option.bytes for option in options], dtype=np.int64)
+        times = np.array([option.seconds for option in options])
+        sums, totals = (taken[:, None] + bytes_).ravel(), (seconds[:, None] + times).ravel()
+        order = np.lexsort((totals, sums))
+        order = order[sums[order] <= room]
+        before = np.concatenate(([np.inf], np.minimum.accumulate(totals[order])[:-1])) if len(order) else order
+        order = order[totals[order] < before]
+        if not len(order):
+            return None
+        taken, seconds = sums[order], totals[order]
+        steps.append((order, len(options)))
+    enough = np.flatnonzero(seconds <= seconds.min() + margin)
+    place = int(enough[0])  # sorted by bytes, and faster with each
+    picked: list[Option] = []
+    for (order, count), options in zip(reversed(steps), reversed(offered), strict=True):
+        place, choice = divmod(int(order[place]), count)
+        picked.append(options[choice])
+    return picked[::-1]

@@ -1,34 +1,40 @@
-"""Making and installing a plan: from what sessions settled to the tactics and layouts that one scope is served with."""
+"""Making a plan: from what sessions settled to the tactics, layouts and released weights that one scope is served with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 
-from tunebook.dispatch import FREE, Binding, Scope
-from tunebook.plan._layouts import Choices, Usable, choose_layouts
-from tunebook.records import DEFAULT, Member, Problem, Tactic, Verdict
+from tunebook.dispatch import Binding, Scope
+from tunebook.errors import UsageError
+from tunebook.ops import OpSpec
+from tunebook.plan._families import Usable, Weights
+from tunebook.plan._layouts import Choices, by_family, choose_layouts
+from tunebook.plan._lend import Lender
+from tunebook.plan._unseen import REMEDY, everywhere
+from tunebook.plan._weigh import Shares, weigh
+from tunebook.records import Holding, Member, Mix, Problem, Profile, Tactic, Verdict
 from tunebook.tuner import Collection, Outcome
 
-#: Prepared weights may take this share of the model's own, beside them.
-EXTRA_WEIGHTS = 0.1
-#: And this share of the memory that is free.
-FREE_SHARE = 0.5
 
+@dataclass(frozen=True)
+class Room:
+    """The `bytes` that a plan may hold beside the unattached model's weights, and whether original ones may be released."""
 
-def extra_bytes(model_bytes: int, free: int) -> int:
-    """How many bytes of prepared weights a plan may hold."""
-    return int(min(EXTRA_WEIGHTS * model_bytes, FREE_SHARE * free))
+    bytes: int
+    release: bool = True
 
 
 @dataclass
 class Knowledge:
-    """What is known about the problems of one scope: several tunings add up."""
+    """What is known about the problems of one scope: several tunings add up. `rest` is the time outside of them all."""
 
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     members: dict[str, tuple[Member, ...]] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     families: dict[Binding, tuple[str, ...]] = field(default_factory=dict)
+    rest: float = 0.0
 
     def learn(self, outcome: Outcome, collection: Collection, scope: Scope) -> None:
         """Add what one tuning settled about the bindings of `scope`; newer verdicts replace older ones."""
@@ -42,33 +48,118 @@ class Knowledge:
                     self.verdicts[key], self.members[key] = outcome.verdicts[key], members
                     self.weights[key] = outcome.weights.get(key, 0.0)
 
+    def weigh(self, profile: Sequence[Profile], mix: Mix | None) -> None:
+        """Weigh every problem by its share of the mix, instead of the seconds that a dummy run met it for."""
+        met = {key: phase.taken[key] / count for phase in profile for key, count in phase.calls.items() if count}
+        raced = {key: v.seconds * v.speedup for key, v in self.verdicts.items() if v.seconds}
+        shares: Shares = weigh(self.members, profile, mix, {**met, **raced})
+        self.weights, self.rest = shares.problems, shares.rest
 
-def make(known: Knowledge, limit: int) -> Choices:
-    """The plan that serves what is known, with at most `limit` bytes of prepared weights."""
-    usable = [Usable(key, known.weights[key], known.verdicts[key], members) for key, members in known.members.items()]
-    layers: dict[str, int] = {}
-    for names in known.families.values():
-        for name in names:
-            layers[name] = layers.get(name, 0) + 1
-    return choose_layouts(usable, layers, limit)
+    def layers(self, family: str) -> list[Binding]:
+        """The bindings that share a family."""
+        return [binding for binding, names in self.families.items() if family in names]
+
+    def forget(self, ops: Container[str]) -> None:
+        """Leave the problems of these ops out: their default serves."""
+        for key in [key for key in self.members if Problem.parse(key).op in ops]:
+            del self.members[key], self.verdicts[key], self.weights[key]
 
 
-def without(choices: Choices, keys: Container[str], known: Knowledge) -> Choices:
-    """The same plan with the default for these problems, and without the layouts that nothing needs then.
+def weights_of(known: Knowledge, *, release: bool = True) -> dict[str, Weights]:
+    """Of each family its layers, what may be released of them, and the layouts from which it could be made again."""
+    found: dict[str, Weights] = {}
+    for family in dict.fromkeys(Problem.parse(key).family for key in known.members):
+        layers = known.layers(family)
+        sole = [binding for binding in layers if len(known.families[binding]) == 1]  # others serve two families' calls
+        found[family] = Weights(
+            layers=max(1, len(layers)),
+            releasable=sum(binding.releasable for binding in sole) if release else 0,
+            restores=frozenset(_restoring(known, family, layers[0].spec)) if layers else frozenset(),
+        )
+    return found
 
-    Its bytes and seconds are those of the whole plan.
+
+def _restoring(known: Knowledge, family: str, spec: OpSpec) -> Iterable[str]:
+    for key, members in known.members.items():
+        for member in members if Problem.parse(key).family == family else ():
+            runner = spec.runner_of(Tactic.parse(member.tactic)) if member.layout else None
+            if runner is not None and runner.restore is not None:
+                yield member.layout
+
+
+def make(
+    known: Knowledge,
+    room: Room,
+    *,
+    invariant: bool = False,
+    barred: Mapping[str, frozenset[str]] | None = None,
+    fixed: Choices | None = None,
+    free: AbstractSet[str] = frozenset(),
+) -> Choices:
+    """The plan that serves what is known, under a memory limit.
+
+    invariant: one result whatever the batch. Raises UsageError that names the op and the family which cannot have that.
+    barred: tactics that must not serve a problem.
+    fixed, free: as in `choose_layouts`; where that does not fit, everything is chosen anew.
     """
-    tactics = {key: DEFAULT if key in keys else tactic for key, tactic in choices.tactics.items()}
-    needed: dict[str, set[str]] = {}
-    for key, tactic in tactics.items():
-        for member in known.members.get(key, ()):
-            if member.layout and member.tactic == tactic.name:
-                needed.setdefault(Problem.parse(key).family, set()).add(member.layout)
-    layouts = {
-        family: tuple(name for name in names if name in needed.get(family, ()))
-        for family, names in choices.layouts.items()
-    }
-    return replace(choices, tactics=tactics, layouts={family: names for family, names in layouts.items() if names})
+    usable = _usable(known, barred or {}, invariant)
+    weights = weights_of(known, release=room.release)
+    if invariant:
+        _check_invariant(usable, weights)
+    made = None
+    if fixed is not None:
+        made = choose_layouts(usable, weights, room.bytes, invariant=invariant, fixed=fixed, free=tuple(free))
+    made = made or choose_layouts(usable, weights, room.bytes, invariant=invariant)
+    if made is None:
+        raise UsageError(
+            f"one result whatever the batch needs prepared weights of more than the {room.bytes} bytes that the memory limit "
+            "leaves beside the model's; give a larger limit"
+        )
+    everywhere(made, known.families)  # or a size has none
+    return made
+
+
+def _usable(known: Knowledge, barred: Mapping[str, frozenset[str]], invariant: bool) -> list[Usable]:
+    specs = {binding.spec.name: binding.spec for binding in known.families}
+    lender = Lender(known.members, known.verdicts, specs)
+    found = []
+    for key, members in known.members.items():
+        lent = lender.to(key)
+        found.append(
+            Usable(
+                key,
+                known.weights[key],
+                known.verdicts[key],
+                members,
+                borrowed=lent,
+                barred=barred.get(key, frozenset()),
+                numerics=lender.numerics(key, (*members, *lent)) if invariant else {},
+            )
+        )
+    return found
+
+
+def _check_invariant(usable: Sequence[Usable], weights: Mapping[str, Weights]) -> None:
+    for family, choice in by_family(usable, weights, invariant=True).items():
+        if not choice.options():
+            op = family.partition("|")[0]
+            raise UsageError(
+                f"op {op}, {family}: no tactic for all its sizes gives one result whatever the batch; {REMEDY}"
+            )
+
+
+def without(choices: Choices, keys: Iterable[str], known: Knowledge, room: Room) -> Choices:
+    """The same plan without what serves these problems now: the default does instead.
+
+    Where the originals are released they are kept again if the limit allows it; else the best other tactic on the family's
+    layouts serves, or whatever takes least time under the limit. Other families keep what they have, if that fits.
+    """
+    now = {key: choices.barred.get(key, frozenset()) | {choices.tactics[key].name} for key in keys}
+    if not now:
+        return choices
+    free = {Problem.parse(key).family for key in now}
+    barred = {**choices.barred, **now}
+    return make(known, room, invariant=bool(choices.numerics), barred=barred, fixed=choices, free=free)
 
 
 def expected(choices: Choices, known: Knowledge) -> dict[str, float]:
@@ -80,30 +171,32 @@ def expected(choices: Choices, known: Knowledge) -> dict[str, float]:
     return found
 
 
-def install(scope: Scope, choices: Choices, families: Mapping[Binding, tuple[str, ...]]) -> None:
-    """Serve `choices` in `scope`, and release the prepared weights that it does not need.
+def holdings(choices: Choices, known: Knowledge) -> tuple[Holding, ...]:
+    """What each family with prepared weights holds, what it takes, and what each layout buys in the mix.
 
-    Bindings that are not in `families` keep what they have.
+    Where the result must not depend on the batch, of every family.
     """
-    for binding in families:
-        needed = {layout for family in families.get(binding, ()) for layout in choices.layouts.get(family, ())}
-        binding.prepared.keep_only(needed)
-    scope.install(choices.tactics, replace=scope is not FREE)
-
-
-def prepare(
-    choices: Choices,
-    families: Mapping[Binding, tuple[str, ...]],
-    progress: Callable[[int, int, str], None] | None = None,
-) -> int:
-    """Build every layout of the plan now, before it serves. Returns the bytes that they take."""
-    by_family: dict[str, dict[str, Tactic]] = {}
-    for key, tactic in choices.tactics.items():
-        by_family.setdefault(Problem.parse(key).family, {})[tactic.name] = tactic
-    for done, (binding, names) in enumerate(families.items()):
-        for family in names:
-            for tactic in by_family.get(family, {}).values():
-                binding.bound(tactic)
-        if progress:
-            progress(done + 1, len(families), "preparing weights")
-    return sum(binding.prepared.bytes for binding in families)
+    barred = choices.barred
+    families = by_family(
+        _usable(known, barred, bool(choices.numerics)), weights_of(known), invariant=bool(choices.numerics)
+    )
+    total = known.rest + choices.seconds
+    found = []
+    for family in sorted({*choices.layouts, *choices.numerics}):
+        choice, source, layouts = families[family], choices.sources.get(family), choices.layouts.get(family, ())
+        here = choice.like(layouts, source is not None, choices.numerics.get(family, ""))
+        buys = {}
+        for name in layouts if here and total > 0 else ():
+            buys[name] = (total - here[0].seconds + choice.without(name, here[0])) / total
+        found.append(
+            Holding(
+                family=family,
+                layers=choice.weights.layers,
+                layouts={name: choice.bytes[name] for name in layouts},
+                buys=buys,
+                released=choice.weights.releasable if source else 0,
+                source=source.name if source else "",
+                numerics=choices.numerics.get(family, ""),
+            )
+        )
+    return tuple(found)

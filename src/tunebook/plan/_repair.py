@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tunebook.dispatch import Scope
 from tunebook.measure import Budget, Clock
+from tunebook.plan._lend import distance
 from tunebook.plan._serving import Serving
 from tunebook.plan._verify import MIN_ROUNDS, OVERDRAFT, Proof, Step, verify
 from tunebook.records import DEFAULT, Effect, Overall, Phase, Problem, Tactic
@@ -23,11 +24,18 @@ MAX_REPAIRS = 3
 MAX_SUSPECTS = 6
 
 Progress = Callable[[int, int, str], None]
+#: Gives problems of a plan back: from its tactics and these problems to the tactics that can serve instead.
+GiveBack = Callable[[Mapping[str, Tactic], Collection[str]], Mapping[str, Tactic]]
+
+
+def to_default(tactics: Mapping[str, Tactic], keys: Collection[str]) -> Mapping[str, Tactic]:
+    """The default serves these problems, the others stay."""
+    return {**tactics, **dict.fromkeys(keys, DEFAULT)}
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """What is served now, which problems were given back to the default, and the proof of just that, from rounds of its own."""
+    """What is served now, which problems were given back, and the proof of just that, from rounds of its own."""
 
     tactics: dict[str, Tactic]
     reverted: frozenset[str]
@@ -58,6 +66,7 @@ def repair(
     budget: Budget,
     rng: random.Random,
     progress: Progress | None = None,
+    give_back: GiveBack = to_default,
 ) -> Repaired:
     """Give problems back to the default until the plan does not lose any more, or neither time nor problems are left.
 
@@ -66,6 +75,9 @@ def repair(
     prove nothing about it. Where an ablation finds nothing or does not fit the budget, what lost by itself (`effects`) is
     reverted; at last everything in the losing phases. A comparison begins only where six rounds fit half as much again as
     the budget. The scope is left with the tactics that are returned.
+
+    `give_back` says what serves instead, which need not be the default: where original weights are to be released, it takes
+    memory.
     """
     now = Repaired(dict(tactics), frozenset(), proof)
     for attempt in range(MAX_REPAIRS):
@@ -79,8 +91,8 @@ def repair(
         last = attempt == MAX_REPAIRS - 1 or left < compare_s
         keys = set(suspects) if last else _culprits(steps, serving, now, suspects, left, rng, progress)
         keys |= _neighbours(keys, now.tactics, serving.met)
-        logger.info("the plan loses on the whole model; the default serves again: %s", ", ".join(sorted(keys)))
-        changed = {**now.tactics, **dict.fromkeys(keys, DEFAULT)}
+        logger.info("the plan loses on the whole model; given back: %s", ", ".join(sorted(keys)))
+        changed = dict(give_back(now.tactics, keys))
         scope.install(changed, replace=True)
         again: Proof | None = _nothing(now.proof)
         if any(tactic != DEFAULT for tactic in changed.values()):
@@ -177,15 +189,10 @@ def _neighbours(keys: Collection[str], tactics: Mapping[str, Tactic], met: Colle
         family = [other for other in met if Problem.parse(other).family == mine.family]
         if not family:
             continue
-        nearest = min(family, key=lambda other: (_distance(mine, Problem.parse(other)), other))
+        nearest = min(family, key=lambda other: (distance(mine, Problem.parse(other)), other))
         if nearest in keys and tactics[nearest] == tactic:
             found.add(key)
     return found
-
-
-def _distance(one: Problem, other: Problem) -> float:
-    """How far two buckets of a family are apart, on a logarithmic scale."""
-    return sum(abs(math.log(max(a.size, 1) / max(b.size, 1))) for a, b in zip(one.dims, other.dims, strict=True))
 
 
 def _nothing(proof: Proof) -> Proof:

@@ -3,7 +3,8 @@
 from tunebook.records._base import SCHEMA, Record
 from tunebook.records.environment import Environment
 from tunebook.records.files import CacheDocument, Footer, Header, PlanLine, RunLine, TrialLine, VerdictLine
-from tunebook.records.plan import Arrival, Effect, Outcome, Overall, Phase, Plan, outcome, phase_name
+from tunebook.records.mix import Mix, MixDocument, Profile
+from tunebook.records.plan import Arrival, Effect, Holding, Outcome, Overall, Phase, Plan, outcome, phase_name
 from tunebook.records.problem import SIGNS, Dim, Problem
 from tunebook.records.tactic import DEFAULT, Scalar, Tactic
 from tunebook.records.verdict import Member, Offered, Reason, Rejected, Status, Timed, Verdict
@@ -19,7 +20,10 @@ __all__ = [
     "Environment",
     "Footer",
     "Header",
+    "Holding",
     "Member",
+    "Mix",
+    "MixDocument",
     "Offered",
     "Outcome",
     "Overall",
@@ -27,6 +31,7 @@ __all__ = [
     "Plan",
     "PlanLine",
     "Problem",
+    "Profile",
     "Reason",
     "Record",
     "Rejected",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from tunebook.records._base import Record, check_seconds
+from tunebook.records.mix import Mix, Profile
 from tunebook.records.problem import Problem
 from tunebook.records.tactic import Tactic
 
@@ -97,23 +98,62 @@ class Overall(Record, frozen=True, kw_only=True):
         return outcome(self.speedup_low, self.speedup_high)
 
 
+class Holding(Record, frozen=True, kw_only=True):
+    """What the plan prepares for one family of layers, what that costs, and what it buys.
+
+    `layouts` gives the bytes that each layout takes over all `layers`; `buys`, how many times as long the expected mix of
+    steps would take without that layout (1.2: a fifth longer); `released`, the bytes of original weights that are given
+    back, and `source`, the tactic whose layout they can be made from again (empty: they are kept); `numerics` names what its
+    tactics have in common that give equal bits whatever the batch, where that was asked for.
+    """
+
+    family: str
+    layers: int
+    layouts: dict[str, int]
+    buys: dict[str, float] = {}
+    released: int = 0
+    source: str = ""
+    numerics: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.layers, self.released, *self.layouts.values()) < 0:
+            raise ValueError(f"{self.family}: a number of layers or bytes is negative")
+        if any(not 0 < factor < math.inf for factor in self.buys.values()):
+            raise ValueError(f"{self.family}: {self.buys} are not ratios of times")
+        if self.source:
+            Tactic.parse(self.source)
+
+
 class Plan(Record, frozen=True, kw_only=True):
     """The tactics by problem key that one model is served with.
 
-    `requested` is what the dummy run was asked for (``decode 16``, ``prefill 512``); `modules` gives the problem families
-    of each attached module; `layouts` are the prepared weights by problem family; `bytes` is what they take beyond the
-    model's own; `active` is false where the comparison found the plan slower than the default. `effects` are what its
-    problems save in the model, measured before anything was reverted. `reverted` gives, by problem key, the tactic that won
-    its race and yet makes the model slower: the verdict stands, the plan serves the default.
+    `requested` is what the dummy run was asked for (``decode 16``, ``prefill 512``), and `profile` what it met there;
+    `modules` gives the problem families of each attached module; `layouts` are the prepared weights by problem family;
+    `bytes` is what they take, `model_bytes` what the unattached model's weights do; `holdings` tells more of both, and which
+    original weights are released. `limit` is the memory limit (``1.1x``), and `mix` what the plan was weighted by (None:
+    each phase alike). `batch_invariant`: one result whatever the batch. `planned_from` is set where the plan was made of
+    known verdicts, without measuring, from one for another limit or mix.
+
+    `active` is false where the comparison found the plan slower than the default. `effects` are what its problems save in
+    the model, measured before anything was reverted. `reverted` gives, by problem key, the tactic that won its race and yet
+    makes the model slower: the verdict stands, the plan serves the default, or another tactic where the original weights
+    are released.
     """
 
     model: str
     fingerprint: str
     tactics: dict[str, str]
     requested: tuple[str, ...] = ()
+    profile: tuple[Profile, ...] = ()
     modules: dict[str, tuple[str, ...]] = {}
     layouts: dict[str, tuple[str, ...]] = {}
     bytes: int = 0
+    model_bytes: int = 0
+    holdings: tuple[Holding, ...] = ()
+    limit: str = ""
+    mix: Mix | None = None
+    batch_invariant: bool = False
+    planned_from: str = ""
     verified: bool = False
     active: bool = True
     phases: tuple[Phase, ...] = ()
@@ -122,6 +162,16 @@ class Plan(Record, frozen=True, kw_only=True):
     reverted: dict[str, str] = {}
     left_out: int = 0
     run: str = ""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """By family whose original weights are released, the tactic whose layout they can be made from again."""
+        return {holding.family: holding.source for holding in self.holdings if holding.source}
+
+    @property
+    def released(self) -> int:
+        """The bytes of original weights that are given back."""
+        return sum(holding.released for holding in self.holdings)
 
     def replace(self, **changes: Any) -> Plan:
         """A copy with some fields changed."""
