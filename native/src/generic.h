@@ -201,6 +201,7 @@ void unpack_words(const Pack& p);
 }  // namespace tunebook
 
 #include "rows_generic.h"
+#include "attention_generic.h"
 
 namespace tunebook {
 
@@ -229,6 +230,7 @@ Kernels generic_kernels(const char* name) {
   k.pack = pack_words;
   k.unpack = unpack_words;
   k.rows_of = &kRowKernels;
+  k.attention = &kAttention;
   return k;
 }
 

@@ -69,6 +69,7 @@ struct Pack {
 };
 
 struct RowKernels;  // rows.h
+struct AttentionKernels;  // attention_kernels.h
 
 struct Kernels {
   const char* name;
@@ -99,6 +100,7 @@ struct Kernels {
   void (*pack)(const Pack&);
   void (*unpack)(const Pack&);
   const RowKernels* rows_of;
+  const AttentionKernels* attention;
 };
 
 const Kernels* avx2_kernels();

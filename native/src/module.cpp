@@ -14,6 +14,7 @@
 #include "cpu.h"
 #include "experts.h"
 #include "linear.h"
+#include "module_attention.h"
 #include "module_rows.h"
 
 namespace nb = nanobind;
@@ -216,6 +217,16 @@ double multiply_peak(const std::string& isa, int threads, const std::string& bac
 }  // namespace
 
 NB_MODULE(_native, m) {
+  // A process may import the module again after taking it out of sys.modules. Its types cannot be made twice: they are kept.
+  static PyObject* first = nullptr;
+  if (first) {
+    for (const auto [name, value] : nb::borrow<nb::dict>(PyModule_GetDict(first))) {
+      if (!nb::cast<std::string>(name).compare(0, 2, "__")) continue;
+      m.attr(name) = value;
+    }
+    return;
+  }
+  first = nb::object(m).release().ptr();
   m.doc() = "CPU kernels of tunebook: linear layers and mixtures of experts on packed or row-major weights.";
 
   nb::enum_<Dtype>(m, "Dtype").value("bfloat16", Dtype::bf16).value("float32", Dtype::f32);
@@ -273,4 +284,5 @@ NB_MODULE(_native, m) {
         nb::arg("backend") = "auto");
   m.def("multiply_peak", multiply_peak, nb::arg("isa"), nb::arg("threads"), nb::arg("backend") = "auto");
   bind_rows(m);
+  bind_attention(m);
 }

@@ -30,7 +30,7 @@ struct Managed {
 namespace {
 
 constexpr int kCpu = 1;
-constexpr uint8_t kInt = 0, kFloat = 2, kBfloat = 4;
+constexpr uint8_t kInt = 0, kFloat = 2, kBfloat = 4, kBool = 6;
 
 struct Exchange {
   uint32_t major, minor;
@@ -73,6 +73,7 @@ bool read_tensor(nb::handle tensor, TensorView& into) {
   into.kind = t.code == kBfloat && t.bits == 16  ? TensorView::Kind::bf16
               : t.code == kFloat && t.bits == 32 ? TensorView::Kind::f32
               : t.code == kInt && t.bits == 64   ? TensorView::Kind::int64
+              : t.code == kBool && t.bits == 8   ? TensorView::Kind::boolean
                                                  : TensorView::Kind::other;
   into.contiguous = true;
   if (t.strides) {

@@ -15,7 +15,7 @@ bool use_exchange(nanobind::object type, nanobind::handle capsule);
 
 // A tensor on the CPU as a call takes it; it must outlive this.
 struct TensorView {
-  enum class Kind { bf16, f32, int64, other };
+  enum class Kind { bf16, f32, int64, boolean, other };
 
   void* data = nullptr;
   int ndim = 0;

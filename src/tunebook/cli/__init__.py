@@ -9,6 +9,7 @@ import typer
 from tunebook._version import __version__
 from tunebook.cli import doctor, env, generate, show, tune
 from tunebook.cli._run import EXIT_CODES
+from tunebook.envs import ask_for_huge_pages
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
@@ -43,6 +44,7 @@ for module in (tune, show, generate, env, doctor):
 
 def main() -> None:
     """The entry point of the command ``tunebook``."""
+    ask_for_huge_pages()
     app()
 
 

@@ -172,3 +172,71 @@ class Rows:
     ) -> None: ...
 
 def rows(isa: str) -> Rows: ...
+
+class Mask(enum.Enum):
+    none = 0
+
+    allowed = 1
+
+    bfloat16 = 2
+
+    float32 = 3
+
+class Heads:
+    @property
+    def dim(self) -> int: ...
+
+def heads(
+    *,
+    query_heads: int,
+    kv_heads: int,
+    dim: int,
+    query_norm: int = 0,
+    query_eps: float = 0.0,
+    key_norm: int = 0,
+    key_eps: float = 0.0,
+    whole: bool = False,
+    clip: float = 0.0,
+) -> Heads: ...
+def qkv(
+    weights: Weights,
+    heads: Heads,
+    x: int,
+    batch: int,
+    tokens: int,
+    bias: int,
+    bias_dtype: Dtype,
+    packed: int,
+    dtype: Dtype,
+    cos: int,
+    sin: int,
+    positions_differ: bool,
+    angle_dtype: Dtype,
+    q: int,
+    k: int,
+    v: int,
+    tactic: Tactic,
+) -> None: ...
+def bind_qkv(
+    weights: Weights, heads: Heads, bias: int, bias_dtype: Dtype, owners: object, tactic: Tactic
+) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]: ...
+def attend(
+    q: int,
+    k: int,
+    v: int,
+    batch: int,
+    query_heads: int,
+    kv_heads: int,
+    dim: int,
+    capacity: int,
+    keys: int,
+    scale: float,
+    mask: int,
+    mask_kind: Mask,
+    masks_differ: bool,
+    out: int,
+    dtype: Dtype,
+    tactic: Tactic,
+) -> None: ...
+def bind_attend(scale: float, tactic: Tactic) -> Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor]: ...
+def append_tensors(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, at: int) -> None: ...
