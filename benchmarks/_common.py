@@ -70,10 +70,11 @@ def finish(result: Result, args: argparse.Namespace, environment: Mapping[str, s
 
 
 def _shown(arguments: Sequence[str]) -> list[str]:
-    """The command line without where the JSON went: that is a path of one machine."""
+    """The command line without where things went and lie: those are paths of one machine."""
+    places = ("--json", "--keep", "--vllm-python")
     kept, skip = [], False
     for argument in arguments:
-        if not skip and not argument.startswith("--json"):
+        if not skip and not argument.startswith(places):
             kept.append(argument)
-        skip = argument == "--json"
+        skip = argument in places
     return kept

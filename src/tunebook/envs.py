@@ -229,8 +229,8 @@ Left on 0, every start pays for a full tuning; the log says how many seconds tha
 def ask_for_huge_pages() -> None:
     """Have PyTorch's CPU allocator ask for huge pages, unless the user said otherwise; before torch allocates anything.
 
-    Weights that are packed in place stay on the pages that they were loaded to, and a stream over small pages is slower by a fifth or
-    more. The variable is PyTorch's own (``THP_MEM_ALLOC_ENABLE``).
+    Weights that are packed in place stay on the pages that they were loaded to, and a stream over small pages is slower by
+    a fifth or more. The variable is PyTorch's own (``THP_MEM_ALLOC_ENABLE``).
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 

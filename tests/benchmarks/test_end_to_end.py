@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ import numpy as np
 import pytest
 import torch
 from _common import Result
-from _end_to_end_fixed import best_fixed
+from _end_to_end_fixed import MOST, best_fixed, candidates
 from _end_to_end_floor import experts_of, experts_used, step_bytes, token_bytes
 from _end_to_end_measure import STEPS, Measured
 from _engine_worker import Plain
 
 from tunebook.devices import device_of
-from tunebook.engine import make_step, requests
+from tunebook.engine import ModelRunner, make_step, requests
 from tunebook.engine.models import random_model, tiny_config
-from tunebook.records import DEFAULT, Member, Offered, Rejected, Timed, TrialLine, Verdict
+from tunebook.kernels import linear
+from tunebook.plan import Step
+from tunebook.records import DEFAULT, Member, Offered, Problem, Tactic, Verdict
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "end_to_end.py"
 EXPERTS = "experts|E=8,H=64,I=96,K=2|bf16|M≤{}"
@@ -47,6 +50,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         (("--model", "granite-1b-mow"), "granite-1b-mow"),
         (("--model", "tiny-moe,nowhere"), "nowhere"),
         (("--model", ""), "--model"),
+        (("--model", str(SCRIPT.parent)), "checkpoint's directory"),
         (("--rounds", "0"), "--rounds"),
         (("--threads", "0"), "--threads"),
         (("--peers", "vllm", "--vllm-python", "/nowhere/python"), "/nowhere/python"),
@@ -223,49 +227,52 @@ def verdict(problem: str, winner: str, speedup: float) -> Verdict:
     )
 
 
-def timed(problem: str, tactic: str, *samples: float, first: int = 0) -> TrialLine:
-    rounds = tuple(range(first, first + len(samples)))
-    return TrialLine(problem=problem, trial=Timed(tactic=tactic, samples=samples, rounds=rounds))
+def test_candidates_are_the_winners_of_the_costliest_problems():
+    keys = [EXPERTS.format(1), EXPERTS.format(4), EXPERTS.format(16), LINEAR.format(1)]
+    verdicts = {key: verdict(key, winner, 2.0) for key, winner in zip(keys, "abac", strict=True)}
+    weights = dict(zip(keys, (1.0, 2.5, 2.0, 1.0), strict=True))
+    assert candidates(verdicts, weights) == {"experts": ["a", "b"], "linear": ["c"]}
+    assert candidates(verdicts, {**weights, keys[1]: 4.0})["experts"] == ["b", "a"]
+    many = {EXPERTS.format(2**i): verdict(EXPERTS.format(2**i), f"t{i}", 2.0) for i in range(20)}
+    assert candidates(many, {key: float(i) for i, key in enumerate(many)})["experts"][0] == "t19"
+    assert len(candidates(many, {})["experts"]) == MOST
 
 
-def test_the_best_single_tactic_takes_the_least_time_in_all():
-    one, many = EXPERTS.format(1), EXPERTS.format(64)
-    verdicts = {one: verdict(one, "a", 4.0), many: verdict(many, "b", 2.0)}
-    trials = [
-        *(timed(one, name, value) for name, value in (("a", 1.0), ("b", 1.5), ("c", 3.0), ("default", 4.0))),
-        *(timed(many, name, value) for name, value in (("a", 9.0), ("b", 5.0), ("c", 6.0), ("default", 10.0))),
-    ]
-    assert best_fixed(verdicts, trials, {one: 4.0, many: 10.0}) == {one: "b", many: "b"}
-    assert best_fixed(verdicts, trials, {one: 400.0, many: 1.0}) == {one: "a", many: "a"}
+@pytest.fixture
+def fixer(clean_ops):
+    """A runner for a tiny model, its steps, and runners that are surely fast, surely slow, and of no use."""
+
+    @linear.runner("nothing", version="1")
+    def nothing(x: Any, weight: Any, bias: Any) -> Any:
+        return x.new_zeros((*x.shape[:-1], weight.shape[0]))
+
+    @linear.runner("slow", version="1", prepare=lambda weight, bias: weight.clone(), layout=lambda: "copied")
+    def slow(x: Any, prepared: Any) -> Any:
+        time.sleep(2e-3)
+        return x.new_zeros((*x.shape[:-1], prepared.shape[0]))
+
+    @linear.runner("few_rows", version="1")
+    def few_rows(x: Any, weight: Any, bias: Any) -> Any:
+        if x.shape[-2] > 1:
+            raise ValueError("one row at most")
+        return nothing(x, weight, bias)
+
+    with ModelRunner("tiny-moe") as runner:
+        wanted = requests((1,), (128,))
+        yield runner, [Step(request.phase, request.batch, request.tokens, runner.step(request)) for request in wanted]
 
 
-def test_a_tactic_that_was_not_timed_everywhere_is_not_the_best():
-    one, many = LINEAR.format(1), LINEAR.format(64)
-    verdicts = {one: verdict(one, "a", 4.0), many: verdict(many, "b", 2.0)}
-    rejected = TrialLine(problem=many, trial=Rejected(tactic="a", reason="correctness"))
-    trials = [timed(one, "a", 1.0), timed(one, "default", 4.0), timed(many, "a", 1.0), rejected]
-    trials += [timed(many, "b", 5.0), timed(many, "default", 10.0)]
-    assert set(best_fixed(verdicts, trials, {one: 1.0, many: 1.0}).values()) == {"default"}
+def test_the_best_single_tactic_takes_the_least_of_all_steps(fixer):
+    runner, steps = fixer
+    found = best_fixed(runner, steps, {"linear": ["slow", "nothing"]})
+    assert set(found.values()) == {"nothing"}
+    assert {Problem.parse(key).op for key in found} == {"linear"}
+    runner.scope.install({key: Tactic.parse(name) for key, name in found.items()}, replace=True)
+    assert not steps[0].run().any()  # its keys are those that dispatch asks for
 
 
-def test_ops_have_a_tactic_each_and_what_was_not_tuned_gets_it_too():
-    keys = EXPERTS.format(1), LINEAR.format(1), LINEAR.format(16)
-    winners = {keys[0]: ("a", 2.0), keys[1]: ("b", 2.0), keys[2]: (DEFAULT.name, 1.0)}
-    verdicts = {key: verdict(key, *winner) for key, winner in winners.items()}
-    trials = [timed(keys[0], "a", 1.0), timed(keys[0], "default", 2.0), timed(keys[1], "b", 1.0)]
-    trials.append(timed(keys[1], "default", 2.0))
-    found = best_fixed(verdicts, trials, dict.fromkeys(keys, 1.0))
-    assert found == {keys[0]: "a", keys[1]: "b", keys[2]: "b"}
-    nothing = {keys[0]: verdict(keys[0], DEFAULT.name, 1.0)}
-    assert best_fixed(nothing, [], {keys[0]: 1.0}) == {keys[0]: DEFAULT.name}
-
-
-def test_rounds_of_a_race_are_paired_and_go_before_the_first_look():
-    key = EXPERTS.format(1)
-    verdicts = {key: verdict(key, "a", 3.0)}
-    # the machine was three times slower in rounds 3 and 4, where "b" ran against "a" and lost; "b" looked fast at first
-    trials = [timed(key, "a", 1.0, 1.0, 1.0, 3.0, 3.0), timed(key, "default", 3.0, 3.0, 3.0)]
-    trials += [timed(key, "b", 0.5, first=-1), timed(key, "b", 3.3, 3.3, first=3), timed(key, "a", 1.0, first=-1)]
-    trials += [timed(key, "screened", 0.9, first=-1)]
-    assert best_fixed(verdicts, trials, {key: 1.0}) == {key: "screened"}
-    assert best_fixed(verdicts, trials[:-1], {key: 1.0}) == {key: "a"}
+@pytest.mark.parametrize("name", ["slow", "few_rows", "not_declared"])
+def test_the_default_serves_where_no_candidate_is_faster_and_works_everywhere(fixer, name):
+    runner, steps = fixer
+    assert set(best_fixed(runner, steps, {"linear": [name]}).values()) == {DEFAULT.name}
+    assert not runner.attachment.prepared_bytes

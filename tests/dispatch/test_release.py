@@ -54,7 +54,7 @@ def times() -> Iterator[Any]:
     del OPS["release_times"]
 
 
-def bound(times: Any, weight: nn.Parameter) -> tuple[Binding, Scope]:
+def bound(times: Any, weight: Tensor) -> tuple[Binding, Scope]:
     scope = Scope("test")
     binding = times.bind(weight, scope=scope)
     binding.releasable = releasable_bytes((weight,))

@@ -17,7 +17,9 @@ from tunebook.records import (
     Environment,
     Footer,
     Header,
+    Holding,
     Member,
+    Mix,
     Offered,
     Overall,
     Phase,
@@ -177,6 +179,21 @@ def test_what_was_not_measured_shows_no_figures(tmp_path: Path, cli_inside: Cli)
     path.write_bytes(msgspec.json.encode(CacheDocument(schema=1, environment=ENVIRONMENT, verdicts={FIRST: left})))
     line = line_of(cli_inside(tmp_path, "show", path).stdout, FIRST)
     assert line.split("unresolved")[1].split() == ["-", "-", "left", "out:", "why"]
+
+
+def test_a_plan_tells_what_its_weights_take_and_buy_against_the_limit(cache: Path, cli_inside: Cli) -> None:
+    text = cli_inside(cache.parent, "show", cache).stdout
+    (first,) = (line for line in text.splitlines() if "torch:columns" in line)
+    assert first.split() == ["linear|N=8|bf16", "24", "torch:columns", "100", "kB", "1.234×", "250", "kB"]
+    (second,) = (line for line in text.splitlines() if "torch:rows" in line)
+    assert second.split() == ["torch:rows", "200", "kB", "1.000×"]
+    assert line_of(text, "weights:") == (
+        "weights: the model's 1 MB, prepared weights 300 kB, released 250 kB, in all 1.05 MB, 1.05x (limit 1.1x)"
+    )
+    assert line_of(text, "mix:") == "mix: decode 1=100,decode 16=1"
+    document = json.loads(cli_inside(cache.parent, "show", cache, "--json").stdout)
+    (holding,) = document["plans"]["f"]["holdings"]
+    assert (holding["layouts"], holding["released"]) == ({"torch:columns": 100_000, "torch:rows": 200_000}, 250_000)
 
 
 def test_a_plan_tells_whose_gain_did_not_arrive_and_what_was_reverted(

@@ -22,11 +22,11 @@ TOOLS = ("cmake", "ninja", "sh", "env", "uname", "cat", "ls", "rm", "mkdir")
 def test_without_a_compiler_tunebook_installs_without_the_native_kernels(tmp_path: Path) -> None:
     source, tools, wheels, site = (tmp_path / name for name in ("source", "tools", "wheels", "site"))
     for name in ("src", "native", "pyproject.toml", "README.md", "LICENSE"):
-        path = ROOT / name
-        if path.is_dir():
-            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "build"))
+        origin = ROOT / name
+        if origin.is_dir():
+            shutil.copytree(origin, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "build"))
         else:
-            shutil.copy(path, source / name)
+            shutil.copy(origin, source / name)
     tools.mkdir()
     for name in TOOLS:
         if found := shutil.which(name):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -21,13 +23,13 @@ def test_an_attached_model_compiles_into_one_graph_and_keeps_its_weights_release
             binding.release(TRANSPOSED)
         expected = model(ids, use_cache=False).logits
         attachment.for_compile()
-        graphs: list[torch.fx.GraphModule] = []
+        graphs: list[Any] = []
 
-        def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        def backend(graph: Any, inputs: object) -> Any:
             graphs.append(graph)
             return graph.forward
 
-        compiled = torch.compile(model, fullgraph=True, backend=backend)
+        compiled: Any = torch.compile(model, fullgraph=True, backend=backend)
         torch.testing.assert_close(compiled(ids, use_cache=False).logits, expected)
         assert all(binding.released for binding in linears)
         (graph,) = graphs

@@ -120,7 +120,7 @@ class World:
     def start(self) -> ModelRunner:
         self.declare()
         loaded = self._tiny()
-        self._runners.append(ModelRunner(loaded, device=self.clock))
+        self._runners.append(ModelRunner(loaded, ops=("linear", "experts"), device=self.clock))
         self.steps = 0
         loaded.model.register_forward_pre_hook(self._step)
         self.made.clear()

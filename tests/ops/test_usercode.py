@@ -58,11 +58,11 @@ def test_two_files_of_one_name_are_two_modules(tmp_path) -> None:
 
 
 def test_a_file_that_is_imported_already_is_not_run_again(tmp_path, monkeypatch) -> None:
-    path = write(tmp_path, "kernels.py", "VALUE = object()\n")
+    path = write(tmp_path, "my_kernels.py", "VALUE = object()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    import kernels  # type: ignore[import-not-found]
+    import my_kernels  # type: ignore[import-not-found]
 
-    assert load_file(path) is kernels
+    assert load_file(path) is my_kernels
 
 
 def test_it_imports_what_lies_beside_it_now_and_later(tmp_path) -> None:

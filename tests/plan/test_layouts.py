@@ -173,7 +173,8 @@ def test_no_assignment_is_better(instance: Instance) -> None:
     fastest = min(s for _, s in allowed)
     margin = NEGLIGIBLE * sum(item.weight for item in instance.items)
     assert seconds <= fastest + margin + 1e-9
-    assert used <= min(b for b, s in allowed if s <= fastest + margin - 1e-9), "bytes for nothing"
+    assert used <= max(0, min(b for b, s in allowed if s <= fastest + margin - 1e-9)), "bytes for nothing"
+    assert seconds <= min(s for b, s in allowed if b <= max(0, used)) + 1e-9, "slower, and no less memory than before"
 
 
 @settings(max_examples=50)

@@ -208,7 +208,17 @@ def test_what_serves_instead_is_compared_and_served(toy: Make) -> None:
         return {**now, **dict.fromkeys([*keys, model.key("a")], DEFAULT)}  # the one costs the other its layout
 
     found = repair(
-        steps, model.scope, model.serving, tactics, proof, effects, model, model.budget(), random.Random(0), None, give_back
+        steps,
+        model.scope,
+        model.serving,
+        tactics,
+        proof,
+        effects,
+        model,
+        model.budget(),
+        random.Random(0),
+        None,
+        give_back,
     )
     assert asked == [{model.key("b")}]
     assert found.reverted == {model.key("b")}

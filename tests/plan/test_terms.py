@@ -92,7 +92,7 @@ def test_calls_of_nothing_that_is_known_leave_all_alike() -> None:
 
 
 @given(
-    st.dictionaries(st.sampled_from([A1, A64, B1, B2]), st.floats(0, 1e3), min_size=1),
+    st.dictionaries(st.sampled_from([A1, A64, B1, B2]), st.just(0.0) | st.floats(1e-6, 1e3), min_size=1),
     st.none() | st.floats(0.1, 1e3).map(lambda count: Mix(steps={"decode 1": count})),
 )
 def test_every_problem_has_a_weight_and_all_shares_are_one(taken: dict[str, float], mix: Mix | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -64,6 +65,15 @@ def _paragraphs(console: Console, title: str, columns: Sequence[str], rows: Sequ
         for column, cell in zip(columns[1:], rest, strict=True):
             if not cell:
                 continue
+            *heads, cell = _pieces(cell, console.width - _INDENT - len(column) - 1)
+            for head in heads:  # too long for a line: broken where a tactic's parameters end
+                if line:
+                    _indented(console, line)
+                line = Text.assemble((column.lstrip(">") + " ", "dim"), head) if head is heads[0] else Text(head)
+            if heads:
+                _indented(console, line)
+                line = Text(cell)
+                continue
             part = Text.assemble((column.lstrip(">") + " ", "dim"), cell)
             if line and len(line) + len(_SEPARATOR) + len(part) > console.width - _INDENT:
                 _indented(console, line)
@@ -71,6 +81,16 @@ def _paragraphs(console: Console, title: str, columns: Sequence[str], rows: Sequ
             line = line + Text(_SEPARATOR) + part if line else part
         if line:
             _indented(console, line)
+
+
+def _pieces(cell: str, width: int) -> list[str]:
+    """A cell in pieces of at most `width`, broken after commas; a piece without any is as long as it is."""
+    pieces = [""]
+    for part in re.findall(r"[^,]*,|[^,]+", cell) if len(cell) > width else [cell]:
+        if pieces[-1] and len(pieces[-1]) + len(part) > width:
+            pieces.append("")
+        pieces[-1] += part
+    return pieces
 
 
 def _indented(console: Console, line: Text) -> None:

@@ -33,7 +33,15 @@ class Usable:
 
     def seconds(self, member: Member | None) -> float:
         """The expected time of a member, or of the default, in the unit of the weight."""
-        return self.weight if member is None else self.weight / self.verdict.speedup * member.ratio
+        return self.weight if member is None else self.weight / self.verdict.speedup * reckoned(member, self.verdict)
+
+
+def reckoned(member: Member, verdict: Verdict) -> float:
+    """A member's time over the winner's as a plan reckons with it: between its ratio and the end of its interval, at least 1.
+
+    A member that left after a look or two has a wide interval, and may seem faster than a winner of many rounds.
+    """
+    return 1.0 if member.tactic == verdict.winner else max(1.0, math.sqrt(member.ratio * member.high))
 
 
 @dataclass(frozen=True)
@@ -181,14 +189,19 @@ def _ranked(item: Usable, released: bool, numerics: str) -> list[Member]:
         own, lent = ([m for m in some if item.numerics.get(m.tactic) == numerics] for some in (own, lent))
     # a tie may have the smaller ratio; the verdict settled that
     return [
-        *sorted(own, key=lambda m: (max(m.ratio, 1.0), m.tactic != item.verdict.winner)),
-        *sorted(lent, key=lambda m: m.ratio),
+        *sorted(own, key=lambda m: (reckoned(m, item.verdict), m.tactic != item.verdict.winner)),
+        *sorted(lent, key=lambda m: reckoned(m, item.verdict)),
     ]
 
 
 def _worth(item: Usable, member: Member, released: bool, numerics: str) -> Member | None:
     """The member, or None where the default can serve and is as fast."""
-    if released or numerics or member.tactic == item.verdict.winner or member.ratio < item.verdict.speedup:
+    if (
+        released
+        or numerics
+        or member.tactic == item.verdict.winner
+        or reckoned(member, item.verdict) < item.verdict.speedup
+    ):
         return None if member.tactic == DEFAULT.name else member
     return None
 

@@ -106,7 +106,10 @@ def _choices(families: Mapping[str, FamilyChoice], picked: Sequence[Option]) -> 
 
 
 def _combine(offered: Sequence[Sequence[Option]], limit: int, margin: float) -> list[Option] | None:
-    """One option of each family: the fewest bytes within `margin` of the least time that `limit` bytes allow."""
+    """One option of each family: the fewest bytes within `margin` of the least time that `limit` bytes allow.
+
+    Less than the unattached model takes is worth no time: of what fits into that, the fastest.
+    """
     if not all(offered):
         return None
     least = [min(option.bytes for option in options) for options in offered]
@@ -126,7 +129,8 @@ def _combine(offered: Sequence[Sequence[Option]], limit: int, margin: float) -> 
         taken, seconds = sums[order], totals[order]
         steps.append((order, len(options)))
     enough = np.flatnonzero(seconds <= seconds.min() + margin)
-    place = int(enough[0])  # sorted by bytes, and faster with each
+    fewest = max(0, int(taken[enough[0]]))
+    place = int(np.flatnonzero(taken <= fewest)[-1])  # sorted by bytes, and faster with each
     picked: list[Option] = []
     for (order, count), options in zip(reversed(steps), reversed(offered), strict=True):
         place, choice = divmod(int(order[place]), count)

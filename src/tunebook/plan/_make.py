@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from tunebook.dispatch import Binding, Scope
 from tunebook.errors import UsageError
 from tunebook.ops import OpSpec
-from tunebook.plan._families import Usable, Weights
+from tunebook.plan._families import Usable, Weights, reckoned
 from tunebook.plan._layouts import Choices, by_family, choose_layouts
 from tunebook.plan._lend import Lender
+from tunebook.plan._trust import trusted
 from tunebook.plan._unseen import REMEDY, everywhere
 from tunebook.plan._weigh import Shares, weigh
 from tunebook.records import Holding, Member, Mix, Problem, Profile, Tactic, Verdict
@@ -121,9 +122,10 @@ def make(
 
 def _usable(known: Knowledge, barred: Mapping[str, frozenset[str]], invariant: bool) -> list[Usable]:
     specs = {binding.spec.name: binding.spec for binding in known.families}
-    lender = Lender(known.members, known.verdicts, specs)
+    trust = trusted(known.members, known.verdicts)
+    lender = Lender(trust, known.verdicts, specs)
     found = []
-    for key, members in known.members.items():
+    for key, members in trust.items():
         lent = lender.to(key)
         found.append(
             Usable(
@@ -165,9 +167,13 @@ def without(choices: Choices, keys: Iterable[str], known: Knowledge, room: Room)
 def expected(choices: Choices, known: Knowledge) -> dict[str, float]:
     """What each problem's tactic takes of the default's time by its verdict: 0.5 where it is twice as fast."""
     found: dict[str, float] = {}
+    trust = trusted(known.members, known.verdicts)
     for key, tactic in choices.tactics.items():
-        member = next((m for m in known.members.get(key, ()) if m.tactic == tactic.name), None)
-        found[key] = member.ratio / known.verdicts[key].speedup if member else 1.0
+        member = next((m for m in trust.get(key, ()) if m.tactic == tactic.name), None)
+        found[key] = 1.0
+        if member is not None:
+            verdict = known.verdicts[key]
+            found[key] = reckoned(member, verdict) / verdict.speedup
     return found
 
 
