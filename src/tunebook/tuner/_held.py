@@ -6,6 +6,16 @@ from collections.abc import Collection, Sequence
 
 from tunebook.dispatch import Binding
 
+#: All prepared weights that a tuning holds at once, as a share of the weights that it tunes.
+HELD_SHARE = 1.1
+#: But in a small model at least so many bytes.
+HELD_LEAST = 256 << 20
+
+
+def held_bytes(limit: int, weights: int) -> int:
+    """How many bytes of prepared weights a tuning of layers with so many bytes of weights may hold."""
+    return min(limit, max(HELD_LEAST, int(HELD_SHARE * weights)))
+
 
 class Held:
     """At most about `limit` bytes of prepared weights, so that a space with many layouts does not fill the memory.

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from tunebook.devices import Device, device_of
+from tunebook.dispatch import tensor_bytes
 from tunebook.envs import envs
 from tunebook.measure import CONTINUED, THOROUGH, USUAL, Budget, memory_limit
 from tunebook.ops import OpSpec
@@ -36,7 +37,7 @@ from tunebook.store import (
 )
 from tunebook.tuner._collect import Collection
 from tunebook.tuner._entrants import Answer, Selection, answer, available_runners
-from tunebook.tuner._held import Held
+from tunebook.tuner._held import Held, held_bytes
 from tunebook.tuner._outcome import Outcome, log_policy
 from tunebook.tuner._passes import Passes, Progress, Report, Todo
 from tunebook.tuner._tasks import tasks
@@ -168,7 +169,8 @@ class Session:
             todo.append(Todo(task, known, self.verdict_of(key)))
         for note in outcome.misses:
             logger.info("cache miss: %s", note)
-        self._settle(todo, outcome, budget_s, progress)
+        layers = [layer.constants for family in collection.families.values() for layer in family.layers]
+        self._settle(todo, outcome, budget_s, tensor_bytes(layers), progress)
         outcome.seconds = self.device.clock() - started
         self._left_out += outcome.left_out
         return outcome
@@ -178,6 +180,7 @@ class Session:
         todo: list[Todo],
         outcome: Outcome,
         budget_s: float | None,
+        weights: int,
         progress: Progress | None,
     ) -> None:
         if not todo:
@@ -188,7 +191,7 @@ class Session:
             self.device,
             self.rng,
             memory_limit=memory_limit(free, envs.TUNEBOOK_MEMORY_LIMIT_GB.get()),
-            held=Held(memory_limit(free, None)),
+            held=Held(held_bytes(memory_limit(free, None), weights)),
             effort=self.effort,
             run=writer.path.name if writer.path else "",
         )
