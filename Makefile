@@ -24,7 +24,7 @@ help:  ## list the targets
 setup: $(STAMP)  ## make .venv with the pinned torch, tunebook and all tools
 	@echo "set-up: $(VENV) is ready"
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard native/src/*)
 	@python="$(PYTHON)"; \
 	if [ -z "$$python" ]; then \
 	  echo "error: no Python 3.11 or newer found; install one, or name it: make setup PYTHON=/path/to/python3" >&2; exit 1; \
