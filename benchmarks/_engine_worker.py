@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import _allocator  # noqa: F401 - sets how torch allocates
 import numpy as np
 from _end_to_end_fixed import best_fixed, candidates
 from _end_to_end_floor import ReadProbe, experts_used, step_bytes

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import _allocator  # noqa: F401 - sets how torch allocates
 import torch
 import torch.nn.functional as F
 from _common import Result, finish, options
@@ -25,6 +26,8 @@ from torch import Tensor
 
 from tunebook.devices import device_of
 from tunebook.kernels import _native as native
+from tunebook.kernels._native._rules import ONE_THREAD_BYTES, Point
+from tunebook.kernels._native._serve import tactic_of
 from tunebook.stats import median_interval, ratio_interval
 
 Call = Callable[[int], object]
@@ -91,9 +94,16 @@ def packed_by_block(weights: list[Tensor], gated: bool, threads: int) -> dict[in
     return {0: [native.view(w, gated=gated) for w in weights], **made}
 
 
-def label(choice: native.Choice) -> str:
-    layout = "dot" if choice.dot else f"b{choice.block}"
-    return f"{choice.isa} {layout} r{choice.row_tile} {choice.split} c{choice.columns} p{choice.prefetch}"
+def label(point: Point) -> str:
+    layout = f"b{point['block']}" if "block" in point else "dot" if point["dot"] else "rows"
+    ends = f" p{point['prefetch']}" if "block" in point else ""
+    return f"{point['isa']} {layout} r{point['row_tile']} {point['split']}{ends}" + (
+        " 1 thread" if point["threads"] else ""
+    )
+
+
+def block_of(point: Point) -> int:
+    return int(point.get("block", 0))
 
 
 def grouped_mm(gate_up: Tensor, down: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -128,11 +138,11 @@ class Experts:
         active = statistics.mean(len(i.unique()) for i in index)
         size = self.hidden * self.inner
         rows = max(1, round(tokens * self.choices / active))
-        choices = native.space("experts", rows=rows, panel=torch.bfloat16, weight=torch.bfloat16, threads=self.threads)
+        choices = native.offered("experts", rows, "bf16", "bf16", small=False, many=self.threads > 1)
 
-        def ours(choice: native.Choice) -> Call:
-            layers = zip(self.gate_up[choice.block], self.down[choice.block], strict=True)
-            bound = [native.bind_experts(up, down, "silu", choice.native()) for up, down in layers]
+        def ours(point: Point) -> Call:
+            layers = zip(self.gate_up[block_of(point)], self.down[block_of(point)], strict=True)
+            bound = [native.bind_experts(up, down, "silu", tactic_of(**point)) for up, down in layers]
             return lambda i: bound[i](x[i], index[i], scores[i])
 
         peers: dict[str, Call] = {"grouped_mm": lambda i: self.grouped[i](x[i], index[i], scores[i])}
@@ -155,10 +165,11 @@ class Linear:
         x = bf16(self.layers, tokens, self.inner)
         mkldnn = torch.ops.mkldnn
         reordered = [mkldnn._reorder_linear_weight(w, tokens) for w in self.weights]
-        choices = native.space("linear", rows=tokens, panel=torch.bfloat16, weight=torch.bfloat16, threads=self.threads)
+        small = 2 * self.columns * self.inner <= ONE_THREAD_BYTES
+        choices = native.offered("linear", tokens, "bf16", "bf16", small=small, many=self.threads > 1)
 
-        def ours(choice: native.Choice) -> Call:
-            bound = [native.bind_linear(weight, None, choice.native()) for weight in self.packed[choice.block]]
+        def ours(point: Point) -> Call:
+            bound = [native.bind_linear(weight, None, tactic_of(**point)) for weight in self.packed[block_of(point)]]
             return lambda i: bound[i](x[i])
 
         peers: dict[str, Call] = {

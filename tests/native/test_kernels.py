@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tunebook.kernels._native as native
+from tunebook.kernels._native._serve import tactic_of, usable_threads
 
 if native.unavailable() is not None:
     pytest.skip(str(native.unavailable()), allow_module_level=True)
@@ -219,11 +220,11 @@ def test_what_cannot_be_computed_is_refused_by_name():
 @pytest.mark.parametrize("rows", [1, 4, 40])
 @pytest.mark.parametrize("op", ["linear", "experts"])
 def test_the_space_holds_distinct_tactics_that_all_exist(op, rows):
-    choices = native.space(op, rows=rows, panel=torch.bfloat16, weight=torch.bfloat16, threads=2)
-    assert len(set(choices)) == len(choices) > 4
-    assert {c.block for c in choices} == {0, 16, 32, 64}
-    for choice in choices:
-        assert choice.native().threads == 2
+    points = native.offered(op, rows, "bf16", "bf16", small=True, many=True)
+    assert len({str(point) for point in points}) == len(points) > 4
+    assert {point.get("block", 0) for point in points} >= {16, 32, 64}
+    for point in points:
+        assert tactic_of(**point).threads == (1 if point["threads"] else usable_threads())
 
 
 FORKED = """

@@ -60,7 +60,7 @@ def _qkv_points() -> list[Point]:
 
 def _attend_points() -> list[Point]:
     """The widest vectors, on all threads, and on one: few keys are done before a second is awake."""
-    from tunebook.kernels._native._space import instruction_sets
+    from tunebook.kernels._native._tactic import instruction_sets
 
     widest = next(isa for isa in instruction_sets() if isa != "amx")
     return [{"isa": widest, "threads": threads} for threads in ((0, 1) if torch.get_num_threads() > 1 else (0,))]

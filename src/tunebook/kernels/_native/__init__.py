@@ -1,7 +1,7 @@
 """CPU kernels for inference: linear layers and gated mixtures of experts, on packed or row-major weights.
 
 `pack` makes a packed copy of a weight, `view` reads one where it lies; `tactic` says how a call is to be computed;
-`linear` and `experts` compute. `space` lists the tactics that are worth trying for a shape. All of them need the compiled
+`linear` and `experts` compute. `offered` lists the tactics that are worth trying for a shape. All of them need the compiled
 kernels; `unavailable` says whether they are there, and why not.
 """
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
         workspace,
     )
     from tunebook.kernels._native._limits import multiply_peak, read_bandwidth
-    from tunebook.kernels._native._space import Choice, instruction_sets, processors, space, tactic
+    from tunebook.kernels._native._rules import offered
+    from tunebook.kernels._native._tactic import instruction_sets, processors, tactic
     from tunebook.kernels._native._weights import Weights, in_place_refusal, pack, view
 
 _WHERE = {
@@ -32,7 +33,8 @@ _WHERE = {
         "_calls",
     ),
     **dict.fromkeys(("multiply_peak", "read_bandwidth"), "_limits"),
-    **dict.fromkeys(("Choice", "instruction_sets", "processors", "space", "tactic"), "_space"),
+    "offered": "_rules",
+    **dict.fromkeys(("instruction_sets", "processors", "tactic"), "_tactic"),
     **dict.fromkeys(("Weights", "in_place_refusal", "pack", "view"), "_weights"),
 }
 
@@ -46,7 +48,6 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "ACTIVATIONS",
-    "Choice",
     "Weights",
     "bind_experts",
     "bind_linear",
@@ -55,11 +56,11 @@ __all__ = [
     "instruction_sets",
     "linear",
     "multiply_peak",
+    "offered",
     "pack",
     "processors",
     "read_bandwidth",
     "release_workspace",
-    "space",
     "tactic",
     "unavailable",
     "view",

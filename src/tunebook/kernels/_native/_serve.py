@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tunebook.kernels._native import _native
 from tunebook.kernels._native._calls import bind_experts, bind_linear
-from tunebook.kernels._native._space import tactic
+from tunebook.kernels._native._tactic import tactic
 from tunebook.kernels._native._weights import Weights, in_place_refusal, pack, view
 
 
@@ -18,7 +18,7 @@ def usable_threads() -> int:
     return max(1, min(torch.get_num_threads(), _native.processors()))
 
 
-def tactic_of(*, block: int = 0, threads: int = 0, **params: Any) -> _native.Tactic:
+def tactic_of(*, threads: Any = 0, block: Any = 0, **params: Any) -> _native.Tactic:
     """The kernels' tactic of a runner's parameters; threads 0 stands for all that may be used."""
     return tactic(threads=threads or usable_threads(), **params)
 
