@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from tunebook.dispatch._caller import Call, Table, fast_entry, make_caller, signature
+from tunebook.dispatch._calls import counting, on_contiguous, requires_grad_of, versions, with_constants
 from tunebook.dispatch._collecting import BINDINGS, collector
 from tunebook.dispatch._originals import converted, fill, is_released, release, restored, tensors_of
 from tunebook.dispatch._prepared import Prepared
@@ -49,7 +49,7 @@ class Binding:
         self.constants = constants
         self.scope = scope
         self.name = name
-        self.default: Call = default or _with_constants(spec.function, len(spec.dynamic), constants)
+        self.default: Call = default or with_constants(spec.function, len(spec.dynamic), constants)
         self.default_version = default_version
         self.prepared = Prepared()
         self.versions = versions(constants)
@@ -73,11 +73,11 @@ class Binding:
 
     def wants_grad(self) -> bool:
         """Whether a constant asks for a gradient: no tactic gives one."""
-        return _requires_grad(self.constants)
+        return requires_grad_of(self.constants)
 
     def asks_grad(self, args: tuple[Any, ...]) -> bool:
         """Whether an argument or a constant asks for a gradient."""
-        return _requires_grad(args) or self.wants_grad()
+        return requires_grad_of(args) or self.wants_grad()
 
     def _unfit(self, args: tuple[Any, ...]) -> str:
         """Why no tactic may serve a call right now, whatever its shapes; empty where one may."""
@@ -135,7 +135,7 @@ class Binding:
         if tactic == DEFAULT:
             return call
         if not all(value.is_contiguous() for value in args if hasattr(value, "is_contiguous")):
-            call = _on_contiguous(call)
+            call = on_contiguous(call)
         if problem is not None and any(description.sizes[dim.name] != dim.size for dim in problem.dims):
             call = self._counted("bucket", call)
         return call
@@ -149,14 +149,14 @@ class Binding:
             _, problem = self._problem(args)
         except UNDESCRIBED:
             return call
-        return call if problem is None else _counting(self.scope.recorded, problem.key, call)
+        return call if problem is None else counting(self.scope.recorded, problem.key, call)
 
     def _general(self, problem: Problem | None) -> Call:
         """Released weights, and a shape that was never tuned: the tactic of the nearest size, which serves every shape."""
         near = None if problem is None else self.scope.nearest(problem, self._restorable)
         tactic = near or self.source
         assert tactic is not None
-        return self._counted("bucket", _on_contiguous(self.bound(tactic)))
+        return self._counted("bucket", on_contiguous(self.bound(tactic)))
 
     def _restorable(self, tactic: Tactic) -> bool:
         runner = self.spec.runner_of(tactic)
@@ -235,11 +235,11 @@ class Binding:
         if prepare is None:
             if runner.bind is not None:
                 return runner.bind(*self.constants, **tactic.kwargs)
-            return _with_constants(runner.function, len(self.spec.dynamic), self.constants, tactic)
+            return with_constants(runner.function, len(self.spec.dynamic), self.constants, tactic)
         prepared = self.prepared.get(layout, functools.partial(self._prepare, prepare, tactic))
         if runner.bind is not None:
             return runner.bind(prepared, **tactic.kwargs)
-        return _with_constants(runner.function, len(self.spec.dynamic), (prepared,), tactic)
+        return with_constants(runner.function, len(self.spec.dynamic), (prepared,), tactic)
 
     def _prepare(self, prepare: Call, tactic: Tactic) -> Any:
         import torch
@@ -276,49 +276,4 @@ class Binding:
     def _counted(self, what: str, call: Call, *, once: bool = False) -> Call:
         if once and what not in self.scope.counts:
             logger.warning("op %s runs its %s", self.spec.name, what)
-        return _counting(self.scope.counts, what, call)
-
-
-def _counting(counts: Counter[str], what: str, call: Call) -> Call:
-    def counted(*args: Any) -> Any:
-        counts[what] += 1
-        return call(*args)
-
-    return counted
-
-
-def _with_constants(function: Call, dynamic: int, constants: tuple[Any, ...], tactic: Tactic | None = None) -> Call:
-    """`function` of `dynamic` arguments, the others and its parameters filled in; the commonest forms avoid unpacking."""
-    params = tactic.kwargs if tactic else {}
-    run = functools.partial(function, **params) if params else function
-    if not constants:
-        return run
-    if dynamic == 1 and len(constants) == 1:
-        (only,) = constants
-        return lambda x: run(x, only)
-    if dynamic == 1 and len(constants) == 2:
-        one, two = constants
-        return lambda x: run(x, one, two)
-    return lambda *args: run(*args, *constants)
-
-
-def _on_contiguous(call: Call) -> Call:
-    """Tactics are checked and raced on contiguous arguments; others are copied for them."""
-
-    def contiguous(*args: Any) -> Any:
-        return call(*(value.contiguous() if hasattr(value, "is_contiguous") else value for value in args))
-
-    return contiguous
-
-
-def versions(constants: tuple[Any, ...]) -> tuple[tuple[int, int], ...]:
-    """Of each tensor the version counter, which moves when it is written in place (0 for inference tensors), and its place."""
-    return tuple(
-        (0 if value.is_inference() else value._version, value.data_ptr())
-        for value in constants
-        if hasattr(value, "untyped_storage")
-    )
-
-
-def _requires_grad(args: tuple[Any, ...]) -> bool:
-    return any(getattr(value, "requires_grad", False) for value in args)
+        return counting(self.scope.counts, what, call)

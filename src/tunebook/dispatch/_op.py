@@ -9,8 +9,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
-from tunebook.dispatch._binding import Binding, versions
+from tunebook.dispatch._binding import Binding
 from tunebook.dispatch._caller import HELD, constants_entry, make_caller, make_constants_caller
+from tunebook.dispatch._calls import versions
 from tunebook.dispatch._scope import FREE, Scope
 from tunebook.errors import OpError
 from tunebook.ops import Bucket, OpSpec, pow2

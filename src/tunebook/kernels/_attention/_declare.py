@@ -22,7 +22,7 @@ def declare() -> None:
     here = unavailable() is None
     qkv.runner(
         "native",
-        (_qkv_points() if here else None) or None,
+        _qkv_points() if here else None,
         available=unavailable,
         sources=shared_objects(),
         prepare=kernels.pack,
@@ -36,7 +36,7 @@ def declare() -> None:
     )(kernels.serve)
     attend.runner(
         "native",
-        (_attend_points() if here else None) or None,
+        _attend_points() if here else None,
         available=unavailable,
         sources=shared_objects(),
         bits=lambda *, isa="", **_: isa,
