@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 # -qq: errors only. pip's own variables (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, …) apply as always.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt
 
-.PHONY: help setup run test check bench format docs clean distclean
+.PHONY: help setup run test faults check bench format docs clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,9 @@ run: $(STAMP)  ## tune a real mixture-of-experts model, and start from the cache
 
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+faults: $(STAMP)  ## provoke faults (kills, broken files, bad tactics, dying ranks) and print what was counted
+	@$(BIN)/python -m pytest -q -m faults tests/faults $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import contract, freshness of generated pages
 	@$(BIN)/ruff check
