@@ -113,7 +113,7 @@ def _checkpoint(model: str, folder: Path, threads: int) -> Path:
 
 def _exact_logits(checkpoint: Path, folder: Path, threads: int) -> Path:
     """The logits of the same weights and computation in fp32."""
-    path = folder / "logits.npz"
+    path = folder / "judged.npz"
     if not path.exists():
         with engine_worker("plain", threads, folder / "logs", "fp32") as exact:
             exact.ask("load", path=str(checkpoint), threads=threads, dtype="float32")

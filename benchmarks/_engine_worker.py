@@ -25,6 +25,8 @@ from tunebook.plan import Step
 from tunebook.records import Tactic
 
 WANTED = requests((1, 4, 16), (512,))
+#: So many positions judge how exact a phase is.
+JUDGED_POSITIONS = 256
 
 
 def name_of(request: PhaseRequest) -> str:
@@ -99,19 +101,32 @@ class Plain:
         return {"experts": used, "bytes": step_bytes(self.loaded.model, used, sequences, context)}
 
     def write_logits(self, phases: Sequence[str], path: str) -> None:
-        """Write the logits of one step of each phase."""
-        np.savez(path, **{phase: self._logits(phase).float().numpy() for phase in phases})
+        """Write the logits that each phase is judged by."""
+        np.savez(path, **{phase: self._judged(phase) for phase in phases})
 
     def errors(self, path: str, implementation: str = "") -> dict[str, float]:
-        """The relative error (2-norm) of the logits of each phase against those in a file."""
+        """By phase the relative error (2-norm) of a position's logits against those in a file, the mean over positions."""
         self._choose(implementation)
         found: dict[str, float] = {}
         with np.load(path) as file:
             for phase in file.files:
-                expected = file[phase].astype(np.float64)
-                got = self._logits(phase).double().numpy()
-                found[phase] = float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+                expected = file[phase]
+                error = np.linalg.norm(self._judged(phase) - expected, axis=-1)
+                found[phase] = float((error / np.linalg.norm(expected, axis=-1)).mean())
         return found
+
+    def _judged(self, phase: str) -> Any:
+        """Logits of `JUDGED_POSITIONS` positions, [positions, vocabulary]: one where an expert flips says little alone."""
+        (request,) = (request for request in WANTED if name_of(request) == phase)
+        decode = request.phase == "decode"
+        texts = -(-JUDGED_POSITIONS // request.batch) if decode else 1
+        found = []
+        for seed in range(texts):
+            keep = 1 if decode else min(JUDGED_POSITIONS, request.tokens)
+            model, tokenizer = self.loaded.model, self.loaded.tokenizer
+            logits = make_step(model, tokenizer, device_of("cpu"), request, seed=seed, keep=keep)()
+            found.append(logits.float().numpy().reshape(-1, logits.shape[-1]))
+        return np.concatenate(found)
 
 
 class Tuned(Plain):

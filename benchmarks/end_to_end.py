@@ -126,7 +126,7 @@ def add_rest(result: Result, model: str, measured: Measured) -> None:
         result.figures[name] = errors["tunebook"] / max(errors[peer] for peer in IMPLEMENTATIONS)
         result.goals[name] = ("<=", ERROR_GOAL)
         words = ", ".join(f"{which} {value:.5f}" for which, value in errors.items())
-        result.notes.append(f"{model}: logits of {phase} against fp32, relative error: {words}")
+        result.notes.append(f"{model}: logits of {phase} against fp32, mean relative error of 256 positions: {words}")
     for name, share in measured.memory.items():
         result.figures[f"{model}.memory_{name}"] = share
         if model in GOALS:
