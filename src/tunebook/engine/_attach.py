@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Any
 
 from tunebook.devices import device_of
 from tunebook.dispatch import Binding, Scope, releasable_bytes, tensors_of
-from tunebook.engine._library import library_forward
-from tunebook.engine._modules import KINDS, Kind
+from tunebook.engine._modules import KINDS, Kind, TracedForward
 from tunebook.errors import ModelError, UsageError
 from tunebook.measure import MeasurementPolicy
 
@@ -29,7 +29,8 @@ class Attachment:
         self.model = model
         self.scope = scope
         self._modules = list(modules)
-        self._forwards: dict[Any, Any] = {}
+        self._compiling = False
+        self._forwards: dict[Any, tuple[Any, TracedForward]] = {}  #: eager and traced, once both are there
 
     @property
     def bindings(self) -> dict[str, Binding]:
@@ -46,23 +47,23 @@ class Attachment:
         """What the original weights that were given back would take, in bytes."""
         return sum(binding.releasable for binding in self.bindings.values() if binding.released)
 
-    def for_compile(self, on: bool = True) -> None:
+    def for_compile(self, on: bool = True) -> AbstractContextManager[object]:
         """Make the attached modules fit for ``torch.compile``: call this before the model is compiled.
 
-        Their calls become ``torch.library`` ops, which the compiler keeps as single nodes; attached modules without such a
-        form are compiled from their own code. A library op costs microseconds more than the dictionary of eager
-        calls, so switch back (`on` False) to run eagerly.
+        All their calls become ``torch.library`` ops, which the compiler keeps as single nodes, and what serves them is looked
+        up when the graph runs. With gradients that are wanted, or autocast, a module is compiled from its own code. A library
+        op costs a microsecond or two more than the dictionary of eager calls: switch back (`on` False) to run eagerly. As a
+        context, ``with attachment.for_compile(): …``, it puts back on leaving what was before.
         """
-        for module, bindings in self._modules:
-            if not on:
-                module.forward = self._forwards.get(module, module.forward)
-                continue
-            self._forwards.setdefault(module, module.__dict__["forward"])
-            made = library_forward(bindings[0])
-            if made is not None:
-                module.forward = made
-            else:
-                module.__dict__.pop("forward", None)
+        before, self._compiling = self._compiling, on
+        for module, _ in self._modules:
+            if module not in self._forwards:
+                eager = module.__dict__["forward"]
+                self._forwards[module] = (eager, eager.traced())
+            module.forward = self._forwards[module][on]
+        context = ExitStack()
+        context.callback(self.for_compile, before)
+        return context
 
     def detach(self) -> None:
         """Restore every module, bit for bit, and release all prepared weights. Doing it twice is harmless."""
@@ -73,6 +74,8 @@ class Attachment:
                 module.__dict__["forward"] = own
             for binding in bindings:
                 binding.close()
+        for _, traced in self._forwards.values():
+            traced.close()
         self._modules = []
         self._forwards = {}
 

@@ -3,6 +3,7 @@
 from tunebook.engine._modules._attention import ATTENTION
 from tunebook.engine._modules._decoder_layer import DECODER_LAYER
 from tunebook.engine._modules._experts import EXPERTS
+from tunebook.engine._modules._forward import TracedForward
 from tunebook.engine._modules._kind import Kind
 from tunebook.engine._modules._linear import LINEAR
 from tunebook.engine._modules._rms_norm import RMS_NORM
@@ -10,4 +11,4 @@ from tunebook.engine._modules._router import ROUTER
 
 KINDS: tuple[Kind, ...] = (DECODER_LAYER, ATTENTION, ROUTER, RMS_NORM, EXPERTS, LINEAR)
 
-__all__ = ["KINDS", "Kind"]
+__all__ = ["KINDS", "Kind", "TracedForward"]

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from typing import Any
 
 from tunebook.dispatch import Binding, Scope, collector, is_released, place
+from tunebook.engine._library import LibraryCall, declare_append
+from tunebook.engine._modules._forward import Always, AttachedForward, TracedForward
 from tunebook.engine._modules._kind import Kind
 from tunebook.kernels import attend, qkv
 
@@ -148,15 +150,30 @@ def _own_heads(module: Any, x: Any, cos: Any, sin: Any) -> tuple[Any, Any, Any]:
     return q, k, v.transpose(1, 2)
 
 
-class AttentionForward:
-    """Stands in an attention module's ``forward``. A deep copy of the module gets the forward of its class."""
+class AttentionForward(AttachedForward):
+    """Stands in an attention module's ``forward``: Transformers' arguments and results.
 
-    def __init__(self, module: Any) -> None:
-        self._module = module
+    The module's own forward runs while nothing is tuned or collected.
+    """
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
-        copied = memo.get(id(self._module), self._module)
-        return functools.partial(type(self._module).forward, copied)
+    def __init__(self, module: Any, projecting: Binding, attending: Binding) -> None:
+        super().__init__(module, projecting, ())
+        self._attending = attending
+        self._attention_own = functools.partial(type(module).forward, module)
+        self._watch = _Watch(module, projecting)
+        self._heads, self._attended = projecting.caller(), attending.caller()
+
+    def traced(self) -> TracedForward:
+        """The same forward of library ops: the cache is Transformers' and ours, as traced, with `append` for its writing."""
+
+        def heads(x: Any, cos: Any, sin: Any) -> Any:
+            serve = self._heads if self._watch.unchanged() else self._binding.default
+            return serve(x, cos, sin)
+
+        declare_append()
+        calls = LibraryCall(self._binding, heads), LibraryCall(self._attending, self._attended)
+        call = _call_of(self._module, self._attention_own, Always(), _Unwatched(), *calls)
+        return TracedForward(self._module, call, self._attention_own, calls)
 
 
 class _Watch:
@@ -200,15 +217,27 @@ class _Watch:
         return True
 
 
-def _forward(module: Any, projecting: Binding, attending: Binding) -> AttentionForward:
-    """Transformers' arguments and results. The module's own forward runs while nothing is tuned or collected."""
+class _Unwatched:
+    """In place of a `_Watch`: the library op looks for itself."""
+
+    def unchanged(self) -> bool:
+        return True
+
+
+def _call_of(
+    module: Any,
+    own: Callable[..., Any],
+    scope: Scope | Always,
+    watch: _Watch | _Unwatched,
+    heads: Callable[..., Any],
+    attended: Callable[..., Any],
+) -> Callable[..., tuple[Any, Any]]:
+    """The forward with `heads` and `attended` in place of what they stand for."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     from tunebook.engine._cache import layer_with_room
 
-    own = functools.partial(type(module).forward, module)
-    heads, attended = projecting.caller(), attending.caller()
-    scope, watch, index = projecting.scope, _Watch(module, projecting), module.layer_idx
+    index = module.layer_idx
     config, scaling, children = module.config, float(module.scaling), module._modules
     # What the attention function looks for beside what is given here: with one of these it does something else.
     special = (set(inspect.signature(sdpa_attention_forward).parameters) | {"softcap"}) - {"kwargs"}
@@ -249,7 +278,14 @@ def _forward(module: Any, projecting: Binding, attending: Binding) -> AttentionF
             out, _ = sdpa_attention_forward(module, q, k, v, attention_mask, dropout=0.0, scaling=scaling, **kwargs)
         return children["o_proj"](out.reshape(batch, tokens, -1)), None
 
-    forward = AttentionForward(module)
+    return call
+
+
+def _forward(module: Any, projecting: Binding, attending: Binding) -> AttentionForward:
+    """[B, T, H] to [B, T, H]."""
+    forward = AttentionForward(module, projecting, attending)
+    own, heads, attended = forward._attention_own, forward._heads, forward._attended
+    call = _call_of(module, own, projecting.scope, forward._watch, heads, attended)
     forward.__class__ = types.new_class(
         AttentionForward.__name__,
         (AttentionForward,),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tunebook.dispatch import Binding, Scope, collector
-from tunebook.engine._modules._forward import AttachedForward, forward_of
+from tunebook.engine._library import LibraryCall
+from tunebook.engine._modules._forward import Always, AttachedForward, TracedForward, forward_of
 from tunebook.engine._modules._kind import Kind
 from tunebook.engine._modules._probe import Findings, asked, default_version, own_forward, stand_in
 from tunebook.engine._modules._rms_norm import is_rms_norm
@@ -110,7 +112,7 @@ class _LayerForward(AttachedForward):
         super().__init__(layer, both, ("weight",))
         norm = layer._modules[_SECOND]
         self._layer_own: Callable[..., Any] = layer.forward
-        self._scope = both.scope
+        self._scope: Scope | Always = both.scope
         self._children: dict[str, Any] = layer._modules
         self._norm = norm
         self._hooks = (norm._forward_hooks, norm._forward_pre_hooks)
@@ -122,8 +124,16 @@ class _LayerForward(AttachedForward):
             return total, self._norm(total)
 
         fused: Any = forward_of(norm, both, ("weight",), "x, residual", unfused)
+        self._last = last
         self._fused = fused.__call__
         self._add = last.caller()
+
+    def traced(self) -> TracedForward:
+        """The same forward of library ops."""
+        fused, add = LibraryCall(self._binding, self._fused), LibraryCall(self._last, self._add)
+        call = copy.copy(self)
+        call._scope, call._fused, call._add = Always(), fused, add
+        return TracedForward(self._module, call, self._layer_own, (fused, add))
 
     def _serves(self) -> bool:
         """Whether the ops are to be called now."""

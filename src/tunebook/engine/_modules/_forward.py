@@ -6,9 +6,10 @@ import functools
 import logging
 import types
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from tunebook.dispatch import Binding, is_released, place, versions
+from tunebook.engine._library import LibraryCall
 
 logger = logging.getLogger("tunebook.engine")
 
@@ -22,8 +23,8 @@ class AttachedForward:
     forward of its class: the copy is not attached.
     """
 
-    def __init__(self, module: Any, binding: Binding, names: tuple[str, ...]) -> None:
-        self._module, self._binding, self._names = module, binding, names
+    def __init__(self, module: Any, binding: Binding, names: tuple[str, ...], parameters: str = "") -> None:
+        self._module, self._binding, self._names, self._parameters = module, binding, names, parameters
         self._own: dict[str, Any] = module._parameters
 
     def _follow(self) -> bool:
@@ -39,9 +40,71 @@ class AttachedForward:
             logger.info("the weights of %s have changed: what was prepared from them is made again", binding.name)
         return True
 
+    def traced(self) -> TracedForward:
+        """What stands in the module's ``forward`` where the model is compiled; this one runs when its library op is called."""
+        binding, eager = self._binding, cast(Callable[..., Any], self)
+        call = LibraryCall(binding, eager)
+        space: dict[str, Any] = {"_serve": call}
+        source = f"def _call({self._parameters}):\n    return _serve({self._parameters})\n"
+        exec(_compiled(source), space)  # noqa: S102 - the text is ours
+        return TracedForward(self._module, space["_call"], binding.default, [call])
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
-        copied = memo.get(id(self._module), self._module)
-        return functools.partial(type(self._module).forward, copied)
+        return _of_the_copy(self._module, memo)
+
+
+class TracedForward:
+    """Stands in a module's ``forward`` for ``torch.compile``: what it calls in place of bindings are library ops.
+
+    They give no gradients and know no autocast: where gradients are on and wanted, or autocast is on, `own` is compiled, and
+    released weights are made again first. A deep copy of the module gets the forward of its class.
+    """
+
+    def __init__(
+        self, module: Any, call: Callable[..., Any], own: Callable[..., Any], library: Sequence[LibraryCall]
+    ) -> None:
+        import torch
+
+        self._module, self._call, self._own, self._library = module, call, own, library
+        self._wants_grad = any(one.binding.wants_grad() for one in library)
+
+        def restore() -> None:
+            for one in library:
+                one.binding.restore(read=True)
+
+        self._restore = torch.compiler.assume_constant_result(restore)  # it runs while `own` is being compiled
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        if torch._C._is_any_autocast_enabled() or (
+            torch.is_grad_enabled() and self._asks_grad(*args, *kwargs.values())
+        ):
+            self._restore()
+            return self._own(*args, **kwargs)
+        return self._call(*args, **kwargs)
+
+    def _asks_grad(self, *args: Any) -> bool:
+        return self._wants_grad or any(getattr(value, "requires_grad", False) for value in args)
+
+    def close(self) -> None:
+        """Graphs with these calls raise RuntimeError from now on."""
+        for one in self._library:
+            one.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
+        return _of_the_copy(self._module, memo)
+
+
+class Always:
+    """In place of a scope: something is tuned. Whether it is, is found out when a graph runs."""
+
+    tuned = tactics = True
+    recording = False
+
+
+def _of_the_copy(module: Any, memo: dict[int, Any]) -> Callable[..., Any]:
+    return functools.partial(type(module).forward, memo.get(id(module), module))
 
 
 def forward_of(
@@ -54,7 +117,7 @@ def forward_of(
     Looking whether the weights are still the same must cost nothing beside a small linear, so the code is written out, and
     it is a function in a class of its own: Python calls that without a detour.
     """
-    forward = AttachedForward(module, binding, tuple(names))
+    forward = AttachedForward(module, binding, tuple(names), parameters)
     changed = [
         *(f'_own.get("{name}") is not _weight_{i}' for i, name in enumerate(names)),
         *(f"(_place_{i} and _weight_{i}.data_ptr() != _place_{i})" for i in range(len(names))),
