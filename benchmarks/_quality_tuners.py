@@ -17,9 +17,10 @@ from _quality_problems import Candidate
 
 from tunebook.devices import Device
 from tunebook.measure import memory_limit
-from tunebook.records import Rejected, Timed
+from tunebook.records import RaceLine, Rejected, RunLine, SampleLine, TrialLine
 from tunebook.tuner import Selection, Task
 from tunebook.tuner._entrants import entrants
+from tunebook.tuner._journal import Journal
 from tunebook.tuner._tune import ProblemTuner
 
 #: FlashInfer's AutoTuner (0.7.2, `AutoTuner.__init__`): calls before the clock starts, and calls in its one timing.
@@ -95,10 +96,12 @@ def tunebook(task: Task, device: Device, rng: random.Random, budget: float = TUN
     field = entrants(task.problem, task.spec, layer.default_version, Selection(), None)
     limit = memory_limit(device.free_memory(), None)
     started = time.perf_counter()
-    tuner = ProblemTuner(device, rng, memory_limit=limit)
+    lines: list[RunLine] = []
+    tuner = ProblemTuner(device, rng, memory_limit=limit, journal=Journal(lines.append))
     settled = tuner.settle(task, field, known=None, before=None, seconds=budget)
     seconds = time.perf_counter() - started
-    timed = [trial for trial in settled.trials if isinstance(trial, Timed)]
+    inner = {line.race: line.inner for line in lines if isinstance(line, RaceLine)}
+    refused = [line.trial for line in lines if isinstance(line, TrialLine) and isinstance(line.trial, Rejected)]
     return Tuning(
         "tunebook",
         settled.verdict.winner,
@@ -106,8 +109,8 @@ def tunebook(task: Task, device: Device, rng: random.Random, budget: float = TUN
         ties=len(settled.verdict.ties),
         status=settled.verdict.status,
         rounds=settled.verdict.rounds,
-        race_seconds=sum(sum(trial.samples) * trial.inner for trial in timed),
-        rejected=tuple(f"{t.tactic}: {t.detail}" for t in settled.trials if isinstance(t, Rejected)),
+        race_seconds=sum(line.seconds * inner[line.race] for line in lines if isinstance(line, SampleLine)),
+        rejected=tuple(f"{trial.tactic}: {trial.detail}" for trial in refused),
     )
 
 

@@ -1,4 +1,4 @@
-"""What every test gets: a cache directory of its own, no variables of the developer's, and clean ops where it asks for them."""
+"""What every test gets: a cache directory of its own, nothing of the developer's, no worker processes; clean ops on request."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     """A cache directory that is not there yet, and a logger that reaches caplog."""
     if "TUNEBOOK_CACHE_DIR" not in os.environ:  # a fixture of a whole module may have chosen one
         monkeypatch.setenv("TUNEBOOK_CACHE_DIR", str(tmp_path_factory.mktemp("home") / "cache"))
+    if "TUNEBOOK_ISOLATE" not in os.environ:  # a worker takes seconds to start; the tests of isolation ask for one
+        monkeypatch.setenv("TUNEBOOK_ISOLATE", "never")
     monkeypatch.setattr(envs, "_said", set())  # what is said once a process is said once a test
     logger = logging.getLogger("tunebook")
     level, propagate, handlers = logger.level, logger.propagate, list(logger.handlers)
@@ -115,6 +117,7 @@ def cli_environment() -> Callable[..., dict[str, str]]:
             "PYTHONPATH": str(PACKAGE_ROOT),
             "TUNEBOOK_CACHE_DIR": str(home),
             "TUNEBOOK_THREADS": "1",
+            "TUNEBOOK_ISOLATE": "never",
             **variables,
         }
 

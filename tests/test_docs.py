@@ -297,7 +297,9 @@ def test_the_files_shown_are_files_of_ours() -> None:
     assert document.verdicts
     shown = set(json.loads(cache)["verdicts"].popitem()[1])
     lines: list[RunLine] = [msgspec.json.decode(line, type=RunLine) for line in run.splitlines()]
-    assert [type(line).__name__ for line in lines] == ["Header", "TrialLine", "TrialLine", "Footer"]
+    assert [type(line).__name__ for line in lines] == [
+        "Header", "ProblemLine", "TrialLine", "PassedLine", "RaceLine", "SampleLine", "SampleLine", "OutLine", "Footer"
+    ]  # fmt: skip
     text = prose(ROOT / "docs" / "files.md")
     for record in (document, next(iter(document.verdicts.values())), *lines):
         for field in record.__struct_fields__:

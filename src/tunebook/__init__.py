@@ -18,6 +18,7 @@ from tunebook._version import __version__
 
 if TYPE_CHECKING:
     from tunebook import kernels
+    from tunebook.book import open_cache, open_run
     from tunebook.dispatch import Op, op
     from tunebook.engine import Attachment, ModelRunner, attach, autotune
     from tunebook.errors import TunebookError
@@ -38,6 +39,8 @@ _HOMES = {
     "exact": "tunebook.ops",
     "kernels": "tunebook.kernels",
     "multiple": "tunebook.ops",
+    "open_cache": "tunebook.book",
+    "open_run": "tunebook.book",
     "op": "tunebook.dispatch",
     "pow2": "tunebook.ops",
     "requires": "tunebook.ops",
@@ -59,6 +62,8 @@ __all__ = [
     "kernels",
     "multiple",
     "op",
+    "open_cache",
+    "open_run",
     "pow2",
     "requires",
 ]

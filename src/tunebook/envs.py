@@ -50,7 +50,11 @@ Plain = bool | int | float | str | tuple[str, ...] | None
 def _user_cache_dir() -> Path:
     import platformdirs  # late: only needed where the variable is not set
 
-    return Path(platformdirs.user_cache_dir("tunebook", appauthor=False))
+    try:
+        return Path(platformdirs.user_cache_dir("tunebook", appauthor=False))
+    except RuntimeError:
+        # neither HOME nor an entry for the user: nothing is kept, and who tries to keep it names this path
+        return Path(os.devnull) / "no-home-directory-is-known"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +109,18 @@ class Envs(Registry):
         help="Seconds that one tuning may take. The costliest problems are tuned first; what is left out is named in the "
         "report, and `tunebook tune --continue` goes on with it.",
     )
+    TUNEBOOK_ISOLATE = EnvStr(
+        "unproven",
+        choices=("always", "unproven", "never"),
+        help="Which tactics are first run in a worker process, where a crash, a hang or a want of memory harms nobody: those "
+        "that are not known to be right on the problem (`unproven`), all (`always`), or none (`never`).",
+    )
+    TUNEBOOK_ISOLATE_TIMEOUT_S = EnvFloat(
+        60.0,
+        above=0,
+        help="Seconds after which a first run in the worker process is given up as hung: for preparing weights, and for each "
+        "input that the tactic is checked on. Large weights and slow defaults add to it.",
+    )
     TUNEBOOK_THREADS = EnvInt(
         None,
         minimum=1,
@@ -126,6 +142,13 @@ class Envs(Registry):
         above=0,
         help="Memory, in GB of 10⁹ bytes, that a single tactic may need beyond the model itself, for its workspace or "
         "its prepared weights; a tactic that needs more is rejected without being run. None: a share of what is free.",
+    )
+    TUNEBOOK_RANK_TIMEOUT_S = EnvFloat(
+        120.0,
+        above=0,
+        help="Seconds after which a rank that gives no sign of life ends a tuning of several ranks "
+        "(`autotune(group=…)`) on all of them, with an error that names it. Ranks that are at work tell so all the time: "
+        "a long tuning does not end by this. The same on every rank.",
     )
 
     def rows(self) -> tuple[Row, ...]:

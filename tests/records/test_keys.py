@@ -437,7 +437,7 @@ def test_a_phase_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_a_copy_of_a_plan_differs_in_what_was_asked_for_alone() -> None:
-    plan = Plan(model="m", fingerprint="f", tactics={"k": "default"}, phases=(Phase(**PHASE),))
+    plan = Plan(model="m", fingerprint="f", tactics={"o|||": "default"}, phases=(Phase(**PHASE),))
     changed = plan.replace(active=False)
     assert (changed.active, plan.active) == (False, True)
     assert changed.replace(active=True) == plan

@@ -10,22 +10,30 @@ from tunebook import records, store
 
 DOOR = {
     "MAX_CACHE_BYTES",
+    "MAX_PINS_BYTES",
     "MAX_RUN_BYTES",
     "CacheContents",
     "Location",
     "Miss",
     "MissKind",
+    "Pins",
     "Policy",
     "Published",
+    "Recorded",
+    "RecordedRace",
     "ResolvedPolicy",
     "Run",
     "RunWriter",
+    "better_supported",
     "new_session_id",
+    "pins_path",
     "publish",
     "read_any",
     "read_cache",
+    "read_pins",
     "read_run",
     "resolve_policy",
+    "update_pins",
 }
 
 

@@ -239,7 +239,7 @@ def test_a_result_that_would_be_too_large_to_read_is_not_written(
     location: Location, environment: Environment, make_verdict: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(location, environment, keyed(make_verdict(1)), {})
-    monkeypatch.setattr(publish_module, "MAX_CACHE_BYTES", location.cache.stat().st_size + 10)
+    monkeypatch.setattr("tunebook.store._fold.MAX_CACHE_BYTES", location.cache.stat().st_size + 10)
     refused(location, environment, make_verdict(2), "more than")
 
 
@@ -318,7 +318,7 @@ def test_where_links_do_not_work_a_broken_file_is_renamed(
         (errno.EIO, "--cache"),
     ],
 )
-@pytest.mark.parametrize("call", ["replace", "fsync", "link"])
+@pytest.mark.parametrize("call", ["replace", "fsync", "open"])
 def test_a_failing_disk_is_a_problem_in_words_and_changes_nothing(
     location: Location,
     environment: Environment,
@@ -328,20 +328,44 @@ def test_a_failing_disk_is_a_problem_in_words_and_changes_nothing(
     code: int,
     says: str,
 ) -> None:
-    if call == "link":
-        location.cache.write_text("broken")
-    else:
-        publish(location, environment, keyed(make_verdict(1)), {})
+    publish(location, environment, keyed(make_verdict(1)), {})
+    real = os.open
 
-    def fail(*_: object, **__: object) -> None:
+    def fail(*arguments: object, **__: object) -> int:
+        if call == "open" and not str(arguments[0]).endswith(".tmp"):
+            return real(*arguments)  # type: ignore[arg-type]
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patched:
         patched.setattr(os, call, fail)
-        if call == "link":
-            patched.setattr(os, "rename", fail)
         refused(location, environment, make_verdict(2), os.strerror(code), says)
     kept(publish(location, environment, keyed(make_verdict(2)), {}))
+
+
+def test_what_cannot_be_merged_stays_in_a_shard_and_is_served_from_there(
+    location: Location, environment: Environment, make_verdict: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a broken cache that can neither be linked nor renamed, so that nothing can take its place."""
+    location.cache.write_text("broken")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", fail)
+        patched.setattr(os, "rename", fail)
+        published = publish(location, environment, keyed(make_verdict(1)), {})
+    assert published.problem is None
+    assert published.note is not None
+    assert published.shard is not None
+    for text in (str(published.shard), str(location.cache), os.strerror(errno.EPERM), "permissions"):
+        assert text in published.note
+    assert location.cache.read_text() == "broken"
+    assert read_cache(location.cache, environment).verdicts == keyed(make_verdict(1))
+    kept(publish(location, environment, keyed(make_verdict(2)), {}))
+    assert read_cache(location.cache, environment).verdicts == keyed(make_verdict(1), make_verdict(2))
+    assert len(aside(location.cache.parent)) == 1
+    assert not published.shard.parent.exists()
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -392,23 +416,36 @@ def test_a_directory_deleted_meanwhile_is_made_again(
     kept(publish(location, environment, keyed(make_verdict(2)), {}))
 
 
-def test_a_lock_that_is_held_ends_in_a_problem(
+def test_a_lock_that_is_held_is_waited_for_and_then_the_shard_stays(
     location: Location, environment: Environment, make_verdict: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(location, environment, keyed(make_verdict(1)), {})
+    before = location.cache.read_bytes()
     monkeypatch.setattr(publish_module, "LOCK_TIMEOUT_S", 0.1)
     lock = f"{location.cache}.lock"
     command = [sys.executable, "-c", HOLD, lock]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        refused(location, environment, make_verdict(2), "another process", lock)
+        for size in (2, 3):
+            published = publish(location, environment, keyed(make_verdict(size)), {})
+            assert (published.problem, published.written, published.verdicts) == (None, True, 1)
+            assert published.note is not None
+            assert f"another process has held {lock}" in published.note
+            assert published.shard is not None
+            assert str(published.shard) in published.note
+        assert location.cache.read_bytes() == before
+        assert published.shard is not None
+        assert list(published.shard.parent.iterdir()) == [published.shard], "a process keeps one shard"
+        assert read_cache(location.cache, environment).verdicts == keyed(*map(make_verdict, (1, 2, 3)))
         # What changes nothing does not wait.
-        assert publish(location, environment, keyed(make_verdict(1)), {}).problem is None
+        assert publish(location, environment, keyed(make_verdict(1), make_verdict(2)), {}).note is None
         # A process that dies holding the lock does not block the others.
         process.kill()
         process.wait()
-    kept(publish(location, environment, keyed(make_verdict(2)), {}))
+    kept(publish(location, environment, keyed(make_verdict(4)), {}))
+    assert leftovers(location.cache.parent) == ["tuned.json"]
+    assert read_cache(location.cache, environment).verdicts == keyed(*map(make_verdict, (1, 2, 3, 4)))
 
 
 HOLD = """
@@ -427,10 +464,12 @@ def test_what_killed_writers_left_is_swept_after_a_while(
     other = location.cache.with_name(".other.json.1-a.tmp")
     for path in (old, new, other):
         path.write_text("half")
-    for path in (old, other):
-        os.utime(path, (time.time() - 7200,) * 2)
+    ahead = location.cache.with_name(".tuned.json.3-c.tmp")  # it was written before the clock was set back
+    ahead.write_text("half")
+    for path, age in ((old, 7200), (other, 7200), (ahead, -7200)):
+        os.utime(path, (time.time() - age,) * 2)
     kept(publish(location, environment, keyed(make_verdict()), {}))
-    assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
+    assert [path.exists() for path in (old, ahead, new, other)] == [False, False, True, True]
 
 
 # What must not get into a file.

@@ -145,16 +145,25 @@ class Lab:
         thorough: bool = False,
         progress: Progress | None = None,
         seed: int = 0,
+        policy: str | None = None,
+        resume: str | None = None,
     ) -> Outcome:
-        """A session over a call of each op at each size; counters then tell of the session alone."""
+        """A session over a call of each op at each size; counters then tell of the session alone.
+
+        With `resume`, the run file of one that was interrupted, it goes on in that.
+        """
         FREE.install({}, replace=True)
-        self.session = Session(
-            resolve_policy(),
-            cache=str(self.cache),
-            device=self.machine,
-            seed=seed,
-            continuing=continuing,
-            thorough=thorough,
+        self.session = (
+            Session.resume(resume, device=self.machine)
+            if resume is not None
+            else Session(
+                resolve_policy(True, policy),
+                cache=str(self.cache),
+                device=self.machine,
+                seed=seed,
+                continuing=continuing,
+                thorough=thorough,
+            )
         )
         collection = Collection(self.machine)
         self.machine.quiet = True  # so that weights are as declared
@@ -176,8 +185,8 @@ class Lab:
 
         try:
             outcome = self.session.tune(collection, budget, noted)
-        except KeyboardInterrupt:
-            self.session.interrupt()
+        except KeyboardInterrupt as error:
+            self.session.interrupt(error)
             raise
         self.session.publish(outcome)
         self.session.finish()

@@ -151,6 +151,14 @@ def test_layers_whose_weights_are_as_much_as_a_flush_are_not_flushed(count: int)
     assert "flush" not in machine.log
 
 
+def test_a_rotation_that_memory_made_smaller_is_flushed_whatever_its_weights_take() -> None:
+    machine = Machine(cache=WEIGHTS)
+    layers, inputs = layers_of(3)
+    found = conditions(problem_of(layers, inputs), layers, inputs, machine, narrowed=True)
+    sample(contender(DEFAULT, layers, inputs, found), machine, inner=6, offset=0)
+    assert machine.log.count("flush") == 2
+
+
 def test_weights_that_layers_share_count_once() -> None:
     """Tied weights are one place in memory: going round them leaves a cache warm."""
     machine = Machine(cache=2 * WEIGHTS)

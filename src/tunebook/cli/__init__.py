@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tunebook._version import __version__
-from tunebook.cli import doctor, env, generate, show, tune
+from tunebook.cli import diff, doctor, env, generate, history, report, show, tune
 from tunebook.cli._run import EXIT_CODES
 from tunebook.envs import ask_for_huge_pages
 
@@ -38,8 +38,9 @@ def _root(
     pass
 
 
-for module in (tune, show, generate, env, doctor):
-    app.command(epilog=_EPILOG)(getattr(module, module.__name__.rpartition(".")[2]))
+for module in (tune, show, history, diff, report, generate, env, doctor):
+    epilog = getattr(module, "EPILOG", _EPILOG)
+    app.command(epilog=epilog)(getattr(module, module.__name__.rpartition(".")[2]))
 
 
 def main() -> None:

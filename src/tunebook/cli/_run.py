@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tunebook.cli._signals import Heard, heeding
 from tunebook.envs import envs
 from tunebook.errors import TunebookError, UsageError, UserCodeError
 
 #: Of a message of others, so much is shown.
 LONGEST = 400
+#: How a note on an interruption begins that says what to do.
+GO_ON = "go on with: "
 
 EXIT_CODES = {
     0: "done",
@@ -22,32 +26,45 @@ EXIT_CODES = {
     2: "the command line cannot be understood, or its values contradict each other",
     3: "done, but the result could not be kept where it belongs; the message says why and where else it is",
     70: "a fault of tunebook itself; with TUNEBOOK_LOG_LEVEL=DEBUG the traceback is shown",
-    130: "interrupted; what was tuned is kept",
+    130: "interrupted (Ctrl-C); what was tuned is kept, and the message says how to go on",
+    143: "the same, by SIGTERM",
 }
 
 
 @contextmanager
 def edge() -> Iterator[None]:
-    """Run a command: warnings on misspelt variables first, errors as one line and an exit code.
+    """Run a command: warnings on misspelt variables first, errors as one line and an exit code; signals end it in order.
 
     With TUNEBOOK_LOG_LEVEL=DEBUG an error that was not raised on purpose shows its traceback as well.
     """
-    try:
-        configure_logging()
-        envs.check()
-        yield
-        sys.stdout.flush()  # here a full disk or a reader that is gone is still an error like others
-    except TunebookError as error:
-        print(f"tunebook: error: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
-    except KeyboardInterrupt:
-        print("tunebook: interrupted; what was tuned is kept. The same command goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader is gone; Python's own complaint at exit would be noise
-        raise SystemExit(0) from None
-    except Exception as error:  # the outermost place: whatever it is, the user gets a line and an exit code
-        raise SystemExit(_unexpected(error)) from error
+    with heeding() as heard:
+        try:
+            configure_logging()
+            envs.check()
+            yield
+            sys.stdout.flush()  # here a full disk or a reader that is gone is still an error like others
+        except BaseException as error:
+            if heard.signum is not None or isinstance(error, KeyboardInterrupt):  # or what others made of one
+                raise SystemExit(_interrupted(error, heard)) from None
+            if isinstance(error, TunebookError):
+                print(f"tunebook: error: {error}", file=sys.stderr)
+                raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
+            if isinstance(error, BrokenPipeError):
+                sys.stderr.close()  # the reader is gone; Python's own complaint at exit would be noise
+                raise SystemExit(0) from None
+            if isinstance(error, Exception):  # the outermost place: the user gets a line and an exit code in any case
+                raise SystemExit(_unexpected(error)) from error
+            raise
+
+
+def _interrupted(error: BaseException, heard: Heard) -> int:
+    """Print what an interruption leaves and how to go on, and give its exit code."""
+    how = "terminated" if heard.signum == signal.SIGTERM else "interrupted"
+    remedy = next((note for note in getattr(error, "__notes__", ()) if note.startswith(GO_ON)), None)
+    kept = f"what was measured is kept; {remedy}" if remedy else "no tuning was begun"
+    with suppress(OSError, ValueError):
+        print(f"tunebook: {how}; {kept}", file=sys.stderr)
+    return heard.code
 
 
 def _unexpected(error: Exception) -> int:

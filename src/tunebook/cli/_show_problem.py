@@ -62,9 +62,10 @@ def print_problem(verdict: Verdict, trials: Iterable[TrialLine], plans: Iterable
     beside = [name for name in verdict.ties if name not in {m.tactic for m in verdict.frontier}]
     if beside:
         say(f"tied as well: {', '.join(beside)}")
-    mine = [line.trial for line in trials if line.problem == verdict.problem]
-    _print_rejected([*verdict.rejected, *(trial for trial in mine if isinstance(trial, Rejected))])
-    _print_timed([trial for trial in mine if isinstance(trial, Timed)])
+    mine = [line for line in trials if line.problem == verdict.problem]
+    _print_rejected([*verdict.rejected, *(line.trial for line in mine if isinstance(line.trial, Rejected))])
+    last = max((line.race for line in mine), default=0)
+    _print_timed([(line.trial, 0 < line.race < last) for line in mine if isinstance(line.trial, Timed)])
     for plan in plans:
         _print_place(verdict.problem, plan)
 
@@ -78,10 +79,14 @@ def _print_rejected(rejected: Sequence[Rejected]) -> None:
     table("Rejected tactics", ("tactic", "reason", "T4 class", "detail"), rows)
 
 
-def _print_timed(trials: Sequence[Timed]) -> None:
-    """Samples of each tactic, the fastest first. The spread is the middle half of its samples over their median."""
+def _print_timed(trials: Sequence[tuple[Timed, bool]]) -> None:
+    """Samples of each tactic, the fastest first, and whether they are of a race that was given up for another.
+
+    The spread is the middle half of its samples over their median.
+    """
     rows = []
-    for trial in sorted((t for t in trials if t.samples), key=lambda t: statistics.median(t.samples)):
+    sampled = [(trial, given_up) for trial, given_up in trials if trial.samples]
+    for trial, given_up in sorted(sampled, key=lambda pair: statistics.median(pair[0].samples)):
         median = statistics.median(trial.samples)
         quarters = statistics.quantiles(trial.samples, n=4) if len(trial.samples) > 1 else None
         rows.append(
@@ -92,7 +97,7 @@ def _print_timed(trials: Sequence[Timed]) -> None:
                 duration(median),
                 f"{(quarters[2] - quarters[0]) / median:.0%}" if quarters else "",
                 f"{trial.error:.1g}" if trial.error is not None else "",
-                "screened" if set(trial.rounds) == {SCREENING} else "",
+                "screened" if set(trial.rounds) == {SCREENING} else "in a race that was given up" if given_up else "",
             )
         )
     columns = ("tactic", ">samples", ">calls each", ">median", ">spread", ">error", "remark")

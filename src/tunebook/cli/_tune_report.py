@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from tunebook.cli._output import duration, interval, say, size
 from tunebook.cli._tables import table
-from tunebook.dispatch import OPS
-from tunebook.engine import TuneReport
 from tunebook.records import Effect, Phase, Plan, Tactic, Verdict
+
+if TYPE_CHECKING:
+    from tunebook.engine import TuneReport
 
 #: The costliest problems are shown; `tunebook show` prints all.
 SHOWN = 12
@@ -22,7 +24,9 @@ def print_report(report: TuneReport, own: Collection[tuple[str, str]] = ()) -> N
     outcome, session = report.outcome, report.session
     say(f"{report.model}: {report.why}")
     say(
-        f"{outcome.seen} problems: {outcome.cached} from the cache, {outcome.tuned} tuned, "
+        f"{outcome.seen} problems: {outcome.cached} from the cache, "
+        + (f"{outcome.resumed} settled before, " if outcome.resumed else "")
+        + f"{outcome.tuned} tuned, "
         f"{outcome.kept_default} keep the default" + (f", {outcome.left_out} left out" if outcome.left_out else "")
     )
     _left_out(report)
@@ -96,6 +100,8 @@ def remark(verdict: Verdict) -> str:
 
 def print_own(own: tuple[str, str], verdicts: Sequence[Verdict], plan: Plan | None) -> None:
     """How a runner of the user's did: per problem won, lost by how much, or rejected and why; and in the plan."""
+    from tunebook.dispatch import OPS
+
     op, runner = own
     rows = []
     for verdict in sorted(verdicts, key=lambda v: v.problem):

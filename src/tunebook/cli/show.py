@@ -42,7 +42,7 @@ def _show(path: Path | None, threads: int | None, problem: str | None, as_json: 
     import msgspec
 
     from tunebook.cli._show_problem import matching, print_problem
-    from tunebook.store import Run, read_any
+    from tunebook.store import Pins, Run, pins_path, read_any, read_pins
 
     path = path or _default_cache(threads)
     found = read_any(path)
@@ -51,6 +51,7 @@ def _show(path: Path | None, threads: int | None, problem: str | None, as_json: 
     verdicts = [wanted[key] for key in sorted(wanted)]
     trials = found.trials if isinstance(found, Run) else ()
     environment = found.header.environment if isinstance(found, Run) else found.environment
+    pins = Pins(path=path) if isinstance(found, Run) else read_pins(pins_path(path))
     if as_json:
         print_json(
             {
@@ -59,7 +60,8 @@ def _show(path: Path | None, threads: int | None, problem: str | None, as_json: 
                 "environment": msgspec.to_builtins(environment) if environment else None,
                 "verdicts": {v.problem: msgspec.to_builtins(v) for v in verdicts},
                 "plans": {key: msgspec.to_builtins(plan) for key, plan in plans.items()},
-                "misses": [str(miss) for miss in found.misses],
+                "pins": {target: tactic.name for target, tactic in sorted(pins.tactics.items())},
+                "misses": [str(miss) for miss in (*found.misses, *pins.misses)],
                 **(_run_facts(found) if isinstance(found, Run) else {}),
                 **({"trial_lines": _trials(trials, wanted)} if problem is not None and trials else {}),
             }
@@ -78,12 +80,17 @@ def _show(path: Path | None, threads: int | None, problem: str | None, as_json: 
     if environment is not None:
         table("Environment", ("field", "value"), [*environment.hard.items(), *environment.soft.items()])
     print_verdicts("Verdicts", verdicts)
+    table(
+        "Pins, which go before the verdicts",
+        ("for", "tactic"),
+        [(t, pins.tactics[t].name) for t in sorted(pins.tactics)],
+    )
     rejected = [(v.problem, r.tactic, r.reason, r.t4, r.detail) for v in verdicts for r in v.rejected]
     table("Rejected tactics", ("problem", "tactic", "reason", "T4 class", "detail"), rejected)
     for plan in plans.values():
         say(f"\nplan for {plan.model} ({', '.join(plan.requested)})")
         print_plan(plan)
-    for miss in found.misses:
+    for miss in (*found.misses, *pins.misses):
         say(f"miss: {miss}")
 
 
@@ -96,6 +103,7 @@ def _run_facts(found: Any) -> dict[str, Any]:
         "seconds": round(footer.seconds, 1) if footer else None,
         "trials": len(found.trials),
         "complete": footer is not None and not found.torn,
+        "resumed": len(found.resumed),
         "note": header.note,
     }
 
@@ -121,7 +129,7 @@ def _default_cache(threads: int | None) -> Path:
     set_threads(threads)
     environment = device_of("cpu").environment()
     cache = Location.of(environment, None).cache
-    if not cache.exists():
+    if not cache.exists() and not cache.with_name(f"{cache.name}.d").is_dir():
         raise StoreError(
             f"{cache}: this environment has no cache yet, `tunebook tune` makes one"
             + "".join(f"; {other}" for other in _others(cache, environment))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def tune(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A built-in model, or a checkpoint directory.")] = "smollm2-moe",
     cache: Annotated[
         Path | None, typer.Option(help="The cache file. Default: this environment's winners.json.")
@@ -57,6 +58,19 @@ def tune(
     batch_invariant: Annotated[
         bool, typer.Option("--batch-invariant", help="Plan for one result whatever the batch.")
     ] = False,
+    isolate: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose first run takes place in a worker process: always, unproven or never. Default: TUNEBOOK_ISOLATE."
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on in the run file of a tuning that was interrupted, as it was asked for; nothing is measured twice.",
+        ),
+    ] = None,
     note: Annotated[str, typer.Option(help="A note for the run file.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -79,8 +93,11 @@ def tune(
                 memory_limit=memory_limit,
                 mix=mix,
                 batch_invariant=batch_invariant,
+                isolate=isolate,
                 note=note,
                 as_json=as_json,
+                resume=resume,
+                given=_given(context),
             )
         )
     if not kept(report):
@@ -89,7 +106,10 @@ def tune(
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions:
-    """What the command line said; `selection` is (ops, skipped ops, runners)."""
+    """What the command line said; `selection` is (ops, skipped ops, runners), `given` the parameters that it named itself.
+
+    `attached` are the ops that a run which is resumed had attached, where these were not all.
+    """
 
     model: str
     cache: Path | None
@@ -106,21 +126,28 @@ class TuneOptions:
     memory_limit: str | None
     mix: str | None
     batch_invariant: bool
+    isolate: str | None
     note: str
     as_json: bool
+    resume: Path | None = None
+    given: frozenset[str] = frozenset()
+    attached: tuple[str, ...] = ()
 
 
 def run(options: TuneOptions) -> TuneReport:
     """The command without its edge: checks every argument before the model is loaded."""
     from tunebook.cli._load import load_model
+    from tunebook.cli._resume import as_begun
     from tunebook.cli._tune_report import print_report
     from tunebook.engine import ATTACHABLE, parse_mix, requests
     from tunebook.errors import UsageError
     from tunebook.ops import load_file
     from tunebook.plan import MemoryLimit
     from tunebook.store import Policy, resolve_policy
-    from tunebook.tuner import Selection
+    from tunebook.tuner import Isolate, Selection
 
+    if options.resume is not None:
+        options = as_begun(options, options.resume)
     for one, other in itertools.combinations(("fresh", "replay", "continuing"), 2):
         if getattr(options, one) and getattr(options, other):
             names = [f"--{'continue' if name == 'continuing' else name}" for name in (one, other)]
@@ -132,6 +159,7 @@ def run(options: TuneOptions) -> TuneReport:
         MemoryLimit.parse(options.memory_limit, "--memory-limit")
     if options.mix is not None:
         parse_mix(options.mix, None, "--mix")
+    isolate = Isolate.of(options.isolate, "--isolate ")
     policy = resolve_policy(True, Policy.FRESH if options.fresh else Policy.REPLAY if options.replay else None)
     quiet = options.as_json
     with only_json(quiet):
@@ -141,31 +169,41 @@ def run(options: TuneOptions) -> TuneReport:
         own = runner_names() - before
         selection = Selection(*options.selection)
         left = tuple(name for name in ATTACHABLE if selection.takes_op(name))
-        fallback = left if left != ATTACHABLE else ()
+        fallback = options.attached or (left if left != ATTACHABLE else ())
         with (
             blaming(options.files),
             load_model(options.model, options.threads, quiet, fallback) as runner,
             progress_bar(quiet) as progress,
         ):
-            report = runner.autotune(
-                cache=options.cache,
-                policy=policy,
-                budget_s=options.budget,
-                wanted=wanted,
-                selection=fitting(selection, runner),
-                note=options.note,
-                continuing=options.continuing,
-                thorough=options.thorough,
-                memory_limit=options.memory_limit,
-                mix=options.mix,
-                batch_invariant=options.batch_invariant,
-                progress=progress,
-            )
+            asked: dict[str, Any] = {
+                "cache": options.cache,
+                "policy": policy,
+                "budget_s": options.budget,
+                "wanted": wanted,
+                "selection": fitting(selection, runner),
+                "note": options.note,
+                "continuing": options.continuing,
+                "thorough": options.thorough,
+                "memory_limit": options.memory_limit,
+                "mix": options.mix,
+                "batch_invariant": options.batch_invariant,
+                "isolate": isolate,
+                "files": options.files,
+            }
+            if options.resume is not None:
+                asked = {"resume": options.resume}
+            report = runner.autotune(**asked, progress=progress)
     if quiet:
         print_json(report.document())
     else:
         print_report(report, own)
     return report
+
+
+def _given(context: typer.Context) -> frozenset[str]:
+    """The parameters that the command line names."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
 
 
 def fitting(selection: Selection, runner: ModelRunner) -> Selection:

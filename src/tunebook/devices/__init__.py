@@ -6,6 +6,7 @@ from tunebook.devices._base import Device
 from tunebook.devices._cpu import CpuDevice
 from tunebook.devices._cuda import CudaDevice
 from tunebook.devices._flush import Flush
+from tunebook.devices._heap import give_back
 from tunebook.devices._isa import cache_sizes, cpu_isa, cpu_model, usable_cores
 from tunebook.errors import UsageError
 
@@ -29,5 +30,6 @@ __all__ = [
     "cpu_isa",
     "cpu_model",
     "device_of",
+    "give_back",
     "usable_cores",
 ]

@@ -125,6 +125,7 @@ def op(
     extremes: Extremes | None = None,
     agree: Agree | None = None,
     lead: str | None = None,
+    communicates: bool = False,
 ) -> Callable[[Callable[P, R]], Op[P, R]]:
     """Declare an op; the decorated function is its default tactic and the reference for correctness.
 
@@ -138,6 +139,8 @@ def op(
                 outputs are right (equal values in either order): the greatest relative error, or what is wrong in words.
     lead:       the one argument whose shape, dtype and strides tell all that dispatch must look at; without it every
                 dynamic argument is looked at.
+    communicates: every call, of whichever runner, is a collective: it returns only when all ranks call it. Such an op is
+                tuned and served from the cache through ``autotune(group=…)`` alone, where all ranks race it in lock-step.
 
     Raises OpError for a name that is taken by a function of another file.
     """
@@ -154,6 +157,7 @@ def op(
             extremes=extremes,
             agree=agree,
             lead=lead,
+            communicates=communicates,
         )
         known = OPS.get(name)
         if known is not None and known.function.__module__ != getattr(function, "__module__", None):

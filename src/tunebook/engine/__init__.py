@@ -4,6 +4,7 @@ from tunebook.engine._attach import ATTACHABLE, Attachment, attach
 from tunebook.engine._autotune import autotune
 from tunebook.engine._mix import parse_mix
 from tunebook.engine._phases import DEFAULT_DECODE, DEFAULT_PREFILL, PhaseRequest, requests
+from tunebook.engine._reload import Reloaded
 from tunebook.engine._report import TuneReport
 from tunebook.engine._runner import ModelRunner
 from tunebook.engine._steps import make_step
@@ -16,6 +17,7 @@ __all__ = [
     "Attachment",
     "ModelRunner",
     "PhaseRequest",
+    "Reloaded",
     "TuneReport",
     "attach",
     "autotune",

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tunebook.errors import StoreError, UsageError
-from tunebook.records import SCHEMA, Mix, MixDocument
+from tunebook.records import Mix, MixDocument
 from tunebook.store.files import replace_atomically
+from tunebook.store.mixes import read_mix
 
 if TYPE_CHECKING:
     from tunebook.engine._runner import ModelRunner
@@ -62,19 +63,6 @@ def _of_file(path: Path, fingerprint: str | None, what: str) -> Mix:
     if not document.calls:
         raise UsageError(f"{what} {path}: no call was recorded")
     return Mix(calls=document.calls)
-
-
-def read_mix(path: Path) -> MixDocument:
-    """The calls that a file holds. Raises StoreError that names the path for one that cannot be read, or is newer."""
-    try:
-        document = msgspec.json.decode(path.read_bytes(), type=MixDocument)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise StoreError(f"{path}: no file of recorded calls: {error}") from error
-    if document.schema != SCHEMA:
-        raise StoreError(f"{path}: schema {document.schema} is not this version's, {SCHEMA}")
-    return document
 
 
 @contextmanager

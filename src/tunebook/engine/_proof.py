@@ -31,7 +31,7 @@ from tunebook.plan import (
     without,
 )
 from tunebook.records import DEFAULT, Overall, Phase, Plan, Tactic
-from tunebook.tuner import Progress
+from tunebook.tuner import PINNED, Progress
 
 if TYPE_CHECKING:
     from tunebook.engine._runner import ModelRunner
@@ -128,6 +128,7 @@ def _compared(
     runner: ModelRunner, planned: Planned, steps: Sequence[Step], total: Budget, progress: Progress | None
 ) -> tuple[Plan, Choices]:
     plan, choices, rng = planned.plan, planned.choices, random.Random(0)
+    pinned = {key for key, verdict in planned.known.verdicts.items() if verdict.note == PINNED}
     proof = verify(steps, runner.scope, runner.device, total, rng, progress, reserve=EFFECT_ROUNDS)
     if proof is None:
         logger.warning("the whole-model comparison did not fit the budget: the plan serves unverified")
@@ -153,7 +154,7 @@ def _compared(
             serving,
             choices.tactics,
             proof,
-            plan.effects,
+            [effect for effect in plan.effects if effect.problem not in pinned],
             runner.device,
             total,
             rng,
@@ -170,11 +171,10 @@ def _compared(
             reverted={**plan.reverted, **{key: plan.tactics[key] for key in sorted(repaired.reverted)}},
         )
     phases, overall = proof
-    active = overall.outcome != "slower" or plan.batch_invariant
+    active = overall.outcome != "slower" or plan.batch_invariant or bool(pinned)
     if overall.outcome == "slower" and active:
-        logger.warning(
-            "the plan for %s is slower than the default; it serves for one result whatever the batch", plan.model
-        )
+        why = "one result whatever the batch" if plan.batch_invariant else "what is pinned"
+        logger.warning("the plan for %s is slower than the default; it serves for %s", plan.model, why)
     return plan.replace(verified=True, active=active, phases=phases, overall=overall), choices
 
 

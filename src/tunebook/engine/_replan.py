@@ -33,7 +33,7 @@ def replannable(plan: Plan) -> str:
 def decide(runner: ModelRunner, session: Session, wanted: Sequence[PhaseRequest], terms: Terms) -> tuple[str, str]:
     """Why a dummy run is needed (empty: it is not), and in words what a start without one does."""
     stale = staleness(runner, session, wanted, terms)
-    plan = session.plan_of(plan_key(runner, terms))
+    plan = session.recall.plan_of(plan_key(runner, terms))
     differs = terms.differs(plan) if plan is not None else ""
     if stale or plan is None or not differs:
         return stale, f"the cache {session.location.cache} answers everything"
@@ -52,8 +52,8 @@ def _known(runner: ModelRunner, session: Session, plan: Plan, terms: Terms) -> K
         by_family |= dict.fromkeys(families, bindings[name])
     for key in plan.tactics:
         binding = by_family[Problem.parse(key).family]
-        answer = session.known(key, binding.spec, binding.default_version)
-        verdict = session.verdict_of(key)
+        answer = session.recall.known(key, binding.spec, binding.default_version)
+        verdict = session.recall.verdict_of(key)
         if answer is not None and verdict is not None and answer.members:
             known.verdicts[key], known.members[key] = verdict, answer.members
     if terms.batch_invariant:

@@ -67,6 +67,7 @@ class TuneReport:
             "problems": {
                 "seen": outcome.seen,
                 "cached": outcome.cached,
+                "resumed": outcome.resumed,
                 "tuned": outcome.tuned,
                 "kept_default": outcome.kept_default,
                 "rejected_tactics": len(outcome.rejected),
@@ -95,7 +96,7 @@ class TuneReport:
             "overall": None
             if plan is None or plan.overall is None
             else {**msgspec.to_builtins(plan.overall), "outcome": plan.overall.outcome},
-            "misses": [str(miss) for miss in self.session.misses] + outcome.misses,
+            "misses": [str(miss) for miss in self.session.recall.misses] + outcome.misses,
             "published": outcome.published,
             "not_published": outcome.not_published,
             "cache": str(self.session.location.cache),

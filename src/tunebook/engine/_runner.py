@@ -14,12 +14,15 @@ from tunebook.engine._attach import ATTACHABLE, attach
 from tunebook.engine._generate import encode, stream
 from tunebook.engine._mix import record_mix
 from tunebook.engine._phases import PhaseName, PhaseRequest, merged, requests
+from tunebook.engine._reload import Reloaded, reload
 from tunebook.engine._replan import decide
 from tunebook.engine._report import TuneReport, timer
+from tunebook.engine._resume import refuse_other, settings_of, terms_again, wanted_again
 from tunebook.engine._stale import plan_key
 from tunebook.engine._steps import make_step
 from tunebook.engine._terms import Terms, terms_of
 from tunebook.engine._threads import set_threads
+from tunebook.engine._together import alike, options_of
 from tunebook.engine._tune_model import tune_model
 from tunebook.engine._warm import start_from
 from tunebook.engine.models import LoadedModel, load
@@ -27,9 +30,9 @@ from tunebook.engine.models import Progress as LoadProgress
 from tunebook.envs import envs
 from tunebook.errors import UsageError
 from tunebook.measure import Budget, MeasurementPolicy
-from tunebook.records import Plan
-from tunebook.store import Policy, ResolvedPolicy, resolve_policy
-from tunebook.tuner import Progress, Selection, Session
+from tunebook.records import Plan, Settings
+from tunebook.store import Policy, ResolvedPolicy, read_run, resolve_policy
+from tunebook.tuner import Isolate, Progress, Selection, Session
 
 logger = logging.getLogger("tunebook.engine")
 
@@ -56,9 +59,11 @@ class ModelRunner:
         set_threads(threads)
         self.device = device or device_of("cpu")
         self.loaded = load(model, progress=progress) if isinstance(model, str) else model
+        self.ops = tuple(ops)
         self.attachment = attach(self.loaded.model, ops, measurement=measurement)
         self.plan: Plan | None = None
         self._steps: dict[PhaseRequest, Callable[[], Any]] = {}
+        self._asked: tuple[str | Path | None, Selection, Terms] | None = None
 
     @property
     def name(self) -> str:
@@ -136,6 +141,10 @@ class ModelRunner:
         memory_limit: str | None = None,
         mix: str | Path | Mapping[str, float] | None = None,
         batch_invariant: bool = False,
+        isolate: Isolate | str | None = None,
+        resume: str | Path | None = None,
+        files: Sequence[str | Path] = (),
+        group: object = None,
         progress: Progress | None = None,
     ) -> TuneReport:
         """Collect with dummy runs, tune, plan, prove on the whole model, publish; or start from the cache.
@@ -150,35 +159,94 @@ class ModelRunner:
         phases alike, or a file that `record_mix` wrote; by default as in the cached plan, else "equal".
         batch_invariant: one result whatever the batch: each family of layers is served by tactics that give equal bits, and
         the plan serves even where it is slower than the default. Raises UsageError that names an op which cannot have that.
+        isolate: which tactics are first run in a worker process: "unproven", "always" or "never"; by default TUNEBOOK_ISOLATE.
+        resume: the run file of a tuning of this model that was interrupted. It goes on in that file, as it was asked for, and
+        what the file holds is not measured again. Raises UsageError for another argument that contradicts it, StoreError for a
+        run that cannot go on here.
+        files: the Python files whose runners are offered, for the run file: `tunebook tune --resume` asks for them again.
+        group: a process group of torch.distributed, each of whose ranks has this model and calls this: they share the work and
+        hold the same verdicts and plan; the one at place 0 proves the plan and keeps the files. See docs/ranks.md. Raises
+        RankError where another rank fails, dies or falls silent, and UsageError where it was started otherwise.
         """
-        wanted = tuple(wanted) if wanted is not None else requests()
         spent = timer(self.device)
-        terms = terms_of(self, memory_limit, mix, batch_invariant, selection)
-        session = self._session(
-            cache, policy, selection=selection, note=note, seed=seed, continuing=continuing, thorough=thorough
-        )
+        if resume is not None and group is not None:
+            raise UsageError(f"resume={resume} with group=…: a run goes on in one process; leave one of the two out")
+        if resume is not None:
+            refuse_other(
+                resume,
+                read_run(resume).header,
+                cache=cache,
+                policy=policy,
+                budget_s=budget_s,
+                wanted=wanted,
+                selection=selection,
+                note=note,
+                seed=seed,
+                continuing=continuing,
+                thorough=thorough,
+                memory_limit=memory_limit,
+                mix=mix,
+                batch_invariant=batch_invariant,
+                isolate=isolate,
+            )
+            session = Session.resume(resume, device=self.device, model=self.name, fingerprint=self.loaded.fingerprint)
+            wanted, terms = wanted_again(session.settings), terms_again(session.settings)
+            budget_s, selection = session.settings.budget_s, session.selection
+            cache = session.location.cache if session.location.explicit else None
+        else:
+            wanted = tuple(wanted) if wanted is not None else requests()
+            terms = terms_of(self, memory_limit, mix, batch_invariant, selection)
+            budget_s = budget_s if budget_s is not None else envs.TUNEBOOK_BUDGET_S.get()
+            session = self._session(
+                cache,
+                policy,
+                selection=selection,
+                note=note,
+                seed=seed,
+                continuing=continuing,
+                thorough=thorough,
+                isolate=isolate,
+                settings=settings_of(self, budget_s, wanted, terms, files),
+            )
+        self._asked = cache, selection or Selection(), terms
         session.announce()
-        former = session.plan_of(plan_key(self, terms))
-        terms.check_phases(merged(wanted, former.requested if former else ()))
-        (selection or Selection()).check({b.spec.name: b.spec for b in self.attachment.bindings.values()})
-        total = Budget(budget_s if budget_s is not None else envs.TUNEBOOK_BUDGET_S.get(), self.device)
-        needed, why = self._decide(session, wanted, terms)
-        logger.info("autotune of %s: %s", self.name, why)
-        report = TuneReport(model=self.name, session=session, why=why, load_seconds=self.loaded.seconds)
-        if not needed:
-            start_from(self, session, terms, report, progress)
-            report.seconds["start"] = spent() - report.seconds["prepare"]
-            self.plan = report.plan
-            session.outcome = report.outcome
-            session.finish()
-            return report
+        if group is not None:
+            session.join(group, options_of(self, terms, wanted, budget_s, session.isolate.value))
+        report = TuneReport(model=self.name, session=session, why="", load_seconds=self.loaded.seconds)
         try:
-            tune_model(self, session, total, wanted, terms, report, progress)
-        except BaseException:  # an interruption, or a fault of the model's own: what was settled is kept
-            session.interrupt()
+            former = session.recall.plan_of(plan_key(self, terms))
+            terms.check_phases(merged(wanted, former.requested if former else ()))
+            (selection or Selection()).check({b.spec.name: b.spec for b in self.attachment.bindings.values()})
+            total = Budget(budget_s, self.device)
+            alike_ = alike(self, session)
+            needed, report.why = True, f"{resume} goes on"
+            if resume is None:
+                needed, report.why = alike_._decide(session, wanted, terms)
+            if session.ranks is not None:
+                needed, report.why = session.ranks.any_of(needed, report.why)
+            logger.info("autotune of %s: %s", self.name, report.why)
+            if needed:
+                tune_model(self, session, total, wanted, terms, report, progress)
+            else:
+                start_from(alike_, session, terms, report, progress)
+                report.seconds["start"] = spent() - report.seconds["prepare"]
+                session.outcome = report.outcome
+                session.finish()
+        except BaseException as error:  # an interruption, or a fault of the model's own: what was settled is kept
+            session.interrupt(error)
             raise
         self.plan = report.plan
         return report
+
+    def reload(self, cache: str | Path | None = None) -> Reloaded:
+        """Read the cache again, and serve what others have published since: like `autotune` with the policy replay.
+
+        Nothing is measured and nothing is written. By default it is the cache of the last `autotune`, under the same terms. A
+        plan that serves stays where the cache holds none that can take its place. Call it between two steps of the model.
+        """
+        asked, selection, terms = self._asked or (None, Selection(), terms_of(self, None, None, False, None))
+        policy = ResolvedPolicy(policy=Policy.REPLAY, why="reload", overruled=())
+        return reload(self, self._session(cache if cache is not None else asked, policy, selection=selection), terms)
 
     def record_mix(self, path: str | Path) -> AbstractContextManager[None]:
         """Count the calls of the block by problem and add them to a file, which `autotune(mix=…)` takes."""
@@ -194,6 +262,8 @@ class ModelRunner:
         seed: int | None = None,
         continuing: bool = False,
         thorough: bool = False,
+        isolate: Isolate | str | None = None,
+        settings: Settings | None = None,
     ) -> Session:
         return Session(
             policy if isinstance(policy, ResolvedPolicy) else resolve_policy(True, policy),
@@ -205,6 +275,9 @@ class ModelRunner:
             seed=seed,
             continuing=continuing,
             thorough=thorough,
+            isolate=isolate,
+            fingerprint=self.loaded.fingerprint,
+            settings=settings,
         )
 
     def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0) -> Iterator[str]:

@@ -10,7 +10,7 @@ from tunebook.dispatch import Binding
 from tunebook.engine._phases import PhaseRequest
 from tunebook.engine._terms import Terms
 from tunebook.plan import FREE_SHARE
-from tunebook.records import Plan, Problem, Tactic
+from tunebook.records import DEFAULT, Plan, Problem, Tactic
 from tunebook.tuner import Session, available_runners
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def plan_key(runner: ModelRunner, terms: Terms) -> str:
 
 def staleness(runner: ModelRunner, session: Session, wanted: Sequence[PhaseRequest], terms: Terms) -> str:
     """Why the cached plan does not answer what is wanted, or an empty string."""
-    plan = session.plan_of(plan_key(runner, terms))
+    plan = session.recall.plan_of(plan_key(runner, terms))
     bindings = runner.attachment.bindings
     if plan is None:
         return f"the cache {session.location.cache} holds no plan for {runner.name}"
@@ -50,9 +50,15 @@ def staleness(runner: ModelRunner, session: Session, wanted: Sequence[PhaseReque
         binding = by_family.get(Problem.parse(key).family)
         if binding is None:
             return f"{key}: no module of this model has this problem"
-        if not session.selection.takes_op(binding.spec.name):
+        known = session.recall.known(key, binding.spec, binding.default_version)
+        if known is not None and known.pin and name != known.members[0].tactic:
+            return f"{key} is pinned to {known.members[0].tactic}, the cached plan serves {name}"
+        if key in plan.pinned and not (known is not None and known.pin):
+            return f"{key} is not pinned to {name} any more"
+        if not session.selection.takes_op(binding.spec.name):  # it is not tuned now, and serves what it did if that may
+            if name != DEFAULT.name and (known is None or name not in [member.tactic for member in known.members]):
+                return f"{key}: {name} is not a tactic that its verdict offers"
             continue
-        known = session.known(key, binding.spec, binding.default_version)
         if known is None or not known.complete:
             return f"{key}: " + ("; ".join(known.notes) if known else "the cache holds no verdict")
         if name not in [member.tactic for member in known.members] and not _lent(plan, key, binding, name):

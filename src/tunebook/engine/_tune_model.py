@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 from tunebook.dispatch import collecting
 from tunebook.engine._phases import PhaseRequest, merged
-from tunebook.engine._proof import Planned, prove, remembered
+from tunebook.engine._proof import Planned, remembered
 from tunebook.engine._report import TuneReport, timer
 from tunebook.engine._stale import plan_key
 from tunebook.engine._terms import Terms, free_bytes, room, unattached_bytes
+from tunebook.engine._together import alike, proven
 from tunebook.engine._warm import activate
 from tunebook.errors import UsageError
 from tunebook.measure import Budget
 from tunebook.plan import BOTH_SHARE, REMEDY, Choices, Knowledge, Room, holdings, install, make, prepare
 from tunebook.records import DEFAULT, Plan, Profile
-from tunebook.tuner import Collection, Outcome, Progress, Session
+from tunebook.tuner import PINNED, Collection, Outcome, Progress, Session
 
 if TYPE_CHECKING:
     from tunebook.engine._runner import ModelRunner
@@ -44,16 +45,19 @@ def tune_model(
 
     Phases that the cached plan was made for stay in it: a plan that is asked for other sizes grows.
     """
-    former = session.plan_of(plan_key(runner, terms))
+    former = session.recall.plan_of(plan_key(runner, terms))
     wanted = merged(wanted, former.requested if former else ())
     for binding in runner.scope.bindings:  # the defaults are what everything is compared with
         binding.restore()
     collection, profile = _collect(runner, wanted, report, progress)
     verify_s = min(VERIFY_SHARE * total.left(), VERIFY_STEPS * sum(report.steps.values()))
-    outcome = session.tune(collection, total.left() - verify_s, progress)
+    outcome = session.tune(collection, total.left() - verify_s - session.spent, progress)
     report.outcome, report.seconds["tune"] = outcome, outcome.seconds
-    planned = _plan(runner, session, former, outcome, collection, profile, terms, report, progress)
-    plan, choices = prove(runner, planned, former, wanted, total, report, progress)
+    if session.ranks is not None:
+        profile = session.ranks.tell("profile", profile, tuple[Profile, ...])
+    planned = _plan(alike(runner, session), session, former, outcome, collection, profile, terms, report, progress)
+    session.propose(planned.plan)
+    plan, choices = proven(runner, session, planned, former, wanted, total, report, progress)
     spent = timer(runner.device)
     activate(runner, plan, choices, planned.known.families)
     report.seconds["prepare"] += spent()
@@ -153,6 +157,7 @@ def _plan(
         mix=mix,
         batch_invariant=terms.batch_invariant,
         reverted=reverted,
+        pinned=tuple(sorted(key for key, verdict in known.verdicts.items() if verdict.note == PINNED)),
         left_out=outcome.left_out,
         run=Path(session.run_path).name if session.run_path else "",
     )

@@ -31,7 +31,7 @@ def start_from(
 
     Where another memory limit or mix is asked for, a plan is made for it of what the cache knows; nothing is measured.
     """
-    plan = session.plan_of(plan_key(runner, terms))
+    plan = session.recall.plan_of(plan_key(runner, terms))
     stale = staleness(runner, session, (), terms)
     report.seconds["prepare"] = 0.0
     differs = terms.differs(plan) if plan is not None else ""
@@ -43,11 +43,11 @@ def start_from(
     if plan is None or stale:
         _serve_verdicts(runner, session, terms, report, stale)
         return
-    choices = _choices_of(plan)
+    choices = choices_of(plan)
     families = {binding: plan.modules[name] for name, binding in runner.attachment.bindings.items()}
     report.outcome = Outcome(seen=len(plan.tactics), cached=len(plan.tactics), left_out=plan.left_out)
     for key in plan.tactics:
-        verdict = session.verdict_of(key)
+        verdict = session.recall.verdict_of(key)
         if verdict is not None:
             report.outcome.verdicts[key] = verdict
             report.outcome.members[key] = tuple(m for m in verdict.frontier if m.tactic == plan.tactics[key])
@@ -74,7 +74,7 @@ def _not_prepared(binding: Binding, error: Exception) -> None:
     )
 
 
-def _choices_of(plan: Plan) -> Choices:
+def choices_of(plan: Plan) -> Choices:
     """What a plan serves. Problems that were not to be tuned are the default's."""
     return Choices(
         tactics={key: Tactic.parse(name) for key, name in plan.tactics.items()},
@@ -98,10 +98,10 @@ def _serve_verdicts(runner: ModelRunner, session: Session, terms: Terms, report:
             "`tunebook tune --batch-invariant`"
         )
     specs = {b.spec.name: (b.spec, b.default_version) for b in runner.attachment.bindings.values()}
-    found, misses = session.serving(specs)
+    found, misses = session.recall.serving(specs)
     known = Knowledge()
     for key, members in found.items():
-        verdict = session.verdict_of(key)
+        verdict = session.recall.verdict_of(key)
         if verdict is not None:
             known.verdicts[key], known.members[key] = verdict, members
             known.weights[key] = verdict.seconds * verdict.speedup

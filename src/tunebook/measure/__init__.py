@@ -3,12 +3,13 @@
 from tunebook.measure._budget import Budget, allowance
 from tunebook.measure._calibrate import Calibration, calibrate
 from tunebook.measure._candidate import Candidate, Clock, sample
-from tunebook.measure._check import Case, Finding, Passed, Reference, check, compare, failure
+from tunebook.measure._check import TIMEOUT_RATIO, Case, Finding, Passed, Reference, check, compare, failure
 from tunebook.measure._choose import Choice, choose, rescale
 from tunebook.measure._effort import CONTINUED, THOROUGH, USUAL, Effort
 from tunebook.measure._guard import memory_limit, refuse_for_memory
+from tunebook.measure._isolate import Host, HostError, Stage, limit_memory
 from tunebook.measure._policy import MeasurementPolicy
-from tunebook.measure._race import MAX_ROUNDS, race
+from tunebook.measure._race import MAX_ROUNDS, Conduct, ConductError, Watch, race
 from tunebook.measure._result import Entry, RaceResult, drifted
 from tunebook.measure._screen import SCREENING, first_look, hopeless
 
@@ -17,6 +18,7 @@ __all__ = [
     "MAX_ROUNDS",
     "SCREENING",
     "THOROUGH",
+    "TIMEOUT_RATIO",
     "USUAL",
     "Budget",
     "Calibration",
@@ -24,13 +26,19 @@ __all__ = [
     "Case",
     "Choice",
     "Clock",
+    "Conduct",
+    "ConductError",
     "Effort",
     "Entry",
     "Finding",
+    "Host",
+    "HostError",
     "MeasurementPolicy",
     "Passed",
     "RaceResult",
     "Reference",
+    "Stage",
+    "Watch",
     "allowance",
     "calibrate",
     "check",
@@ -40,6 +48,7 @@ __all__ = [
     "failure",
     "first_look",
     "hopeless",
+    "limit_memory",
     "memory_limit",
     "race",
     "refuse_for_memory",

@@ -52,10 +52,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Finding:
-    """Why a tactic is refused, in a class and in words."""
+    """Why a tactic is refused, in a class and in words.
+
+    `ran`: not on an estimate alone; `harm`: its process ended by it, had to be ended, or ran out of memory.
+    """
 
     reason: Reason
     detail: str
+    ran: bool = True
+    harm: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,12 @@ class Reference:
         return cls(tuple(cases), tuple(constants), tuple(_checksum(value) for value in constants))
 
 
-def check(call: Callable[..., Any], reference: Reference, clock: Clock) -> Finding | Passed:
+def check(
+    call: Callable[..., Any], reference: Reference, clock: Clock, *, before: Callable[[int], None] = lambda number: None
+) -> Finding | Passed:
     """Run `call` once on every case, in order. What it passed with, or the reason why the tactic is refused.
+
+    `before(number)` is called before each case; a single one is run twice.
 
     Uninitialised memory that the tactic allocates through torch is filled with NaN, so that a part that it forgets to
     write is seen. Arguments are compared with a copy afterwards, constants by a checksum of their bits.
@@ -88,8 +97,9 @@ def check(call: Callable[..., Any], reference: Reference, clock: Clock) -> Findi
     worst = seconds = 0.0
     held: list[Any] = []
     cases = reference.cases if len(reference.cases) > 1 else reference.cases * 2
-    for case in cases:
+    for number, case in enumerate(cases):
         args = tuple(_copy(value) for value in case.args)
+        before(number)
         try:
             with _filled_with_nan():
                 got, seconds = _timed(call, args, clock)

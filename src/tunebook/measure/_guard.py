@@ -23,7 +23,8 @@ def refuse_for_memory(workspace: Callable[..., int] | None, args: tuple[Any, ...
     try:
         needed = int(workspace(*args))
     except Exception as error:  # noqa: BLE001 - a runner's own function; its failure is the finding
-        return Finding("runtime", f"its workspace estimate failed: {type(error).__name__}: {error}")
+        return Finding("runtime", f"its workspace estimate failed: {type(error).__name__}: {error}", ran=False)
     if needed > limit:
-        return Finding("memory", f"needs {needed / 1e9:.2f} GB for one call, the limit is {limit / 1e9:.2f} GB")
+        detail = f"needs {needed / 1e9:.2f} GB for one call, the limit is {limit / 1e9:.2f} GB"
+        return Finding("memory", detail, ran=False)
     return None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from tunebook.measure._candidate import Candidate, Clock, sample
-from tunebook.measure._check import failure
+from tunebook.measure._check import Finding, failure
 from tunebook.measure._evidence import kept, shown
 from tunebook.measure._result import Entry, RaceResult, log_times
 from tunebook.stats import expected_losses, two_way
@@ -23,6 +24,37 @@ LAST_ROUNDS = 6
 LOOK_EVERY = 2
 
 
+class Watch(Protocol):
+    """Is told what a race does, as it happens; between samples, so that it takes none of their time."""
+
+    def started(self, entries: Sequence[Entry], survivors: Sequence[Entry]) -> None:
+        """It begins, or goes on: everybody in it, and who takes part in its rounds."""
+
+    def turn(self, entry: Entry) -> None:
+        """One was sampled, or failed."""
+
+    def out(self, entries: Sequence[Entry]) -> None:
+        """These were eliminated."""
+
+
+class ConductError(Exception):
+    """A candidate failed on one of several processes; `finding` says where, and how."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.detail)
+        self.finding = finding
+
+
+class Conduct(Protocol):
+    """Takes the place of this process where several race in lock-step: one of them decides, and all are told."""
+
+    def sample(self, candidate: Candidate, inner: int, offset: int) -> float:
+        """Seconds a call. Raises ConductError on all of them where a candidate that is not the default fails on one."""
+
+    def decided(self, left: Sequence[str], stopped: str | None) -> tuple[Sequence[str], str | None]:
+        """After a round: the names of those that stay, and why the race ends, if it does."""
+
+
 def race(
     candidates: Sequence[Candidate],
     default: str,
@@ -34,6 +66,8 @@ def race(
     accepted_loss: float = ACCEPTED_LOSS,
     stop: Callable[[], bool] = lambda: False,
     earlier: RaceResult | None = None,
+    watch: Watch | None = None,
+    conduct: Conduct | None = None,
 ) -> RaceResult:
     """Race `candidates`; the one named `default` stays in every round.
 
@@ -42,7 +76,8 @@ def race(
     leaves with its `failed` finding; what the default raises is the caller's.
 
     With `earlier`, that race goes on: its samples and rounds count (in `max_rounds` too), and who was eliminated or failed
-    stays out and is not called. Candidates of all its entries' names are given, and no others: else ValueError.
+    stays out and is not called. Candidates of all its entries' names are given, and no others: else ValueError. Its last
+    round may have been cut short: who has a sample of it is not called again in it.
     """
     entries = (
         [Entry(candidate) for candidate in candidates] if earlier is None else _again(candidates, default, earlier)
@@ -54,36 +89,56 @@ def race(
     numbers = np.random.default_rng(rng.getrandbits(64))
     stopped = "rounds"
     losses: tuple[float, ...] = ()
+    if watch is not None:
+        watch.started(entries, alive)
     while done < max_rounds:
         order = list(alive if by_default in alive else [*alive, by_default])
         rng.shuffle(order)
         for entry in order:
-            seconds = _sample(entry, by_default, clock, inner, done * inner)  # on to layers not met lately
+            if entry.rounds and entry.rounds[-1] >= done:
+                continue
+            seconds = _sample(entry, by_default, clock, inner, done * inner, conduct)  # on to layers not met lately
             if seconds is not None:
                 entry.samples.append(seconds)
                 entry.rounds.append(done)
+            if watch is not None:
+                watch.turn(entry)
         alive = [entry for entry in alive if entry.failed is None] or [by_default]
         done += 1
         if done < 2:
             continue
+        before = alive
+        why: str | None = None
         if len(alive) > 1 and (done <= MIN_ROUNDS or done % LOOK_EVERY == 0):
             alive, why, losses = _look(alive, len(entries), done, numbers, accepted_loss)
-            if why is not None:
-                stopped = why
-                break
-        if len(alive) == 1 and done >= LAST_ROUNDS:
-            stopped = "one left"
+        if why is None and len(alive) == 1 and done >= LAST_ROUNDS:
+            why = "one left"
+        if why is None and stop():
+            why = "time"
+        if conduct is not None:
+            names, why = conduct.decided([entry.name for entry in alive], why)
+            alive = [entry for entry in before if entry.name in names]
+        if watch is not None and len(alive) < len(before):
+            left = {entry.name for entry in alive}
+            watch.out([entry for entry in before if entry.name not in left])
+        if why is not None:
+            stopped = why
             break
-        if stop():
-            stopped = "time"
-            break
-    if stopped not in ("loss", "shown"):
+    if stopped not in ("loss", "shown") or len(losses) != len(alive):
         losses = _losses(alive, numbers)
     return RaceResult(tuple(entries), tuple(alive), by_default, done, stopped, min(losses), losses)
 
 
-def _sample(entry: Entry, by_default: Entry, clock: Clock, inner: int, offset: int) -> float | None:
+def _sample(
+    entry: Entry, by_default: Entry, clock: Clock, inner: int, offset: int, conduct: Conduct | None
+) -> float | None:
     """Seconds a call, or None for a tactic that failed: it may be right on one layer's input, and not on another's."""
+    if conduct is not None:
+        try:
+            return conduct.sample(entry.candidate, inner, offset)
+        except ConductError as error:
+            entry.failed = error.finding
+            return None
     try:
         return sample(entry.candidate, clock, inner, offset)
     except Exception as error:

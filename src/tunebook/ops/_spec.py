@@ -34,6 +34,7 @@ class OpSpec:
         extremes: Extremes | None = None,
         agree: Agree | None = None,
         lead: str | None = None,
+        communicates: bool = False,
     ) -> None:
         try:
             check_name("op", name)
@@ -55,6 +56,7 @@ class OpSpec:
             if value is not None and not callable(value):
                 raise OpError(f"op {name}: {what}={value!r} is not a function")
         self.lead = lead
+        self.communicates = communicates  #: whether a call takes part of other ranks, as a collective does
         self.extremes = extremes
         self.agree = agree
         self.shape = Shape(name, names, buckets, describe, resample)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tunebook.records import DEFAULT, Member, Tactic, Verdict
+from tunebook.tuner import PINNED
 
 #: Of many layouts the ones that matter most alone are combined; more would double the subsets for each.
 MAX_LAYOUTS = 8
@@ -30,6 +31,11 @@ class Usable:
     borrowed: tuple[Member, ...] = ()
     barred: frozenset[str] = frozenset()
     numerics: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether a user's pin decides: its tactic serves, nothing else, and whatever it needs is prepared."""
+        return self.verdict.note == PINNED
 
     def seconds(self, member: Member | None) -> float:
         """The expected time of a member, or of the default, in the unit of the weight."""
@@ -161,7 +167,8 @@ class FamilyChoice:
 
 def _by_subset(item: Usable, names: Sequence[str], masks: np.ndarray, released: bool, numerics: str) -> np.ndarray:
     """The expected time of a problem under each subset of layouts; infinite where nothing can serve it."""
-    found = np.full(len(masks), item.weight if not released and not numerics else np.inf)
+    free = not (released or numerics or item.pinned)
+    found = np.full(len(masks), item.weight if free else np.inf)
     for member in reversed(_ranked(item, released, numerics)):  # the better one overwrites
         seconds = item.seconds(_worth(item, member, released, numerics))
         if not member.layout:
@@ -182,9 +189,13 @@ def _best(item: Usable, layouts: frozenset[str], released: bool, numerics: str) 
 def _ranked(item: Usable, released: bool, numerics: str) -> list[Member]:
     """What may serve, the best first: what was measured here before what is borrowed from other sizes."""
     bound = released or bool(numerics)  # the default cannot serve
-    own = [m for m in item.members if not item.barred or (bound and m.tactic not in item.barred)]
+    own = [m for m in item.members if item.pinned or not item.barred or (bound and m.tactic not in item.barred)]
     own = [m for m in own if m.layout or not released]
-    lent = [m for m in item.borrowed if bound and m.tactic not in item.barred and (m.layout or not released)]
+    lent = [
+        m
+        for m in item.borrowed
+        if bound and not item.pinned and m.tactic not in item.barred and (m.layout or not released)
+    ]
     if numerics:
         own, lent = ([m for m in some if item.numerics.get(m.tactic) == numerics] for some in (own, lent))
     # a tie may have the smaller ratio; the verdict settled that

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from tunebook.devices import give_back
 from tunebook.dispatch import FREE, Binding, Scope
 from tunebook.plan._layouts import Choices
 from tunebook.plan._unseen import everywhere
@@ -23,6 +24,7 @@ def install(scope: Scope, choices: Choices, families: Families) -> None:
         if binding.released and _source(choices, binding, names) is None:
             binding.restore()
         binding.prepared.keep_only({*_needed(choices, names), *_held(binding)})
+    give_back()
     # where the default cannot serve, a problem without a tactic gets the nearest size's
     tactics = {
         key: tactic
@@ -73,6 +75,7 @@ def release(choices: Choices, families: Families) -> int:
     """Give back the original weights that the plan does not need; its layouts are there. Returns the bytes of them."""
     for binding, names in families.items():
         _release(choices, binding, names)
+    give_back()
     return sum(binding.releasable for binding in families if binding.released)
 
 

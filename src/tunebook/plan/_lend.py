@@ -9,7 +9,7 @@ from tunebook.ops import OpSpec, Runner
 from tunebook.records import Member, Problem, Tactic, Verdict
 
 #: Rejections that speak against all tactics of a runner for a problem.
-_WRONG = ("correctness", "runtime", "compile")
+_WRONG = ("correctness", "runtime", "compile", "crash")
 
 
 def distance(one: Problem, other: Problem) -> float:

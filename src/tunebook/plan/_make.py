@@ -111,6 +111,11 @@ def make(
     if fixed is not None:
         made = choose_layouts(usable, weights, room.bytes, invariant=invariant, fixed=fixed, free=tuple(free))
     made = made or choose_layouts(usable, weights, room.bytes, invariant=invariant)
+    if made is None and not invariant:
+        raise UsageError(
+            f"the pinned tactics need prepared weights of more than the {room.bytes} bytes that the memory limit leaves beside "
+            "the model's; give a larger limit, or take a pin away"
+        )
     if made is None:
         raise UsageError(
             f"one result whatever the batch needs prepared weights of more than the {room.bytes} bytes that the memory limit "

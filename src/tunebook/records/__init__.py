@@ -2,7 +2,23 @@
 
 from tunebook.records._base import SCHEMA, Record
 from tunebook.records.environment import Environment
-from tunebook.records.files import CacheDocument, Footer, Header, PlanLine, RunLine, TrialLine, VerdictLine
+from tunebook.records.files import (
+    CacheDocument,
+    Footer,
+    Header,
+    LookLine,
+    OutLine,
+    PassedLine,
+    PlanLine,
+    ProblemLine,
+    RaceLine,
+    ResumedLine,
+    RunLine,
+    SampleLine,
+    Settings,
+    TrialLine,
+    VerdictLine,
+)
 from tunebook.records.mix import Mix, MixDocument, Profile
 from tunebook.records.plan import Arrival, Effect, Holding, Outcome, Overall, Phase, Plan, outcome, phase_name
 from tunebook.records.problem import SIGNS, Dim, Problem
@@ -21,22 +37,30 @@ __all__ = [
     "Footer",
     "Header",
     "Holding",
+    "LookLine",
     "Member",
     "Mix",
     "MixDocument",
     "Offered",
+    "OutLine",
     "Outcome",
     "Overall",
+    "PassedLine",
     "Phase",
     "Plan",
     "PlanLine",
     "Problem",
+    "ProblemLine",
     "Profile",
+    "RaceLine",
     "Reason",
     "Record",
     "Rejected",
+    "ResumedLine",
     "RunLine",
+    "SampleLine",
     "Scalar",
+    "Settings",
     "Status",
     "Tactic",
     "Timed",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-from tunebook.records._base import SCHEMA, Record, check_seconds
+from tunebook.records._base import LARGEST, SCHEMA, Record, check_count, check_seconds
 from tunebook.records.problem import Problem
 
 
@@ -21,8 +19,8 @@ class Mix(Record, frozen=True, kw_only=True):
         if bool(self.steps) == bool(self.calls):
             raise ValueError("a mix counts the steps of phases, or the calls of problems")
         for what, count in {**self.steps, **self.calls}.items():
-            if not 0 < count < math.inf:
-                raise ValueError(f"{what}: {count} is not a positive, finite count")
+            if not 0 < count <= LARGEST:
+                raise ValueError(f"{what} is not counted by a positive, finite number")
         for key in self.calls:
             Problem.parse(key)
 
@@ -41,6 +39,7 @@ class MixDocument(Record, frozen=True, kw_only=True, omit_defaults=False):
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
+        check_count("schema", self.schema)
         if self.calls:
             Mix(calls=self.calls)
 
@@ -64,3 +63,4 @@ class Profile(Record, frozen=True, kw_only=True):
         for key, seconds in self.taken.items():
             Problem.parse(key)
             check_seconds(key, seconds)
+            check_count(f"{key}: its calls are", self.calls[key])

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tunebook.records._base import Record, check_seconds
+from tunebook.records._base import Record, check_count, check_seconds
 from tunebook.records.mix import Mix, Profile
 from tunebook.records.problem import Problem
 from tunebook.records.tactic import Tactic
@@ -35,6 +35,8 @@ class Phase(Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _check_interval(self.phase, self.speedup_low, self.speedup, self.speedup_high)
+        for count in (self.batch, self.tokens, self.rounds):
+            check_count(f"{self.phase}: a count", count)
         check_seconds(self.phase, self.default_ms)
         check_seconds(self.phase, self.tuned_ms)
 
@@ -69,6 +71,7 @@ class Effect(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         Problem.parse(self.problem)
         Tactic.parse(self.tactic)
+        check_count(f"{self.problem}: its calls", self.calls)
         check_seconds(self.problem, self.default_ms)
         if not -math.inf < self.low_ms <= self.measured_ms <= self.high_ms < math.inf:
             raise ValueError(
@@ -116,8 +119,8 @@ class Holding(Record, frozen=True, kw_only=True):
     numerics: str = ""
 
     def __post_init__(self) -> None:
-        if min(self.layers, self.released, *self.layouts.values()) < 0:
-            raise ValueError(f"{self.family}: a number of layers or bytes is negative")
+        for count in (self.layers, self.released, *self.layouts.values()):
+            check_count(f"{self.family}: a number of layers or bytes", count)
         if any(not 0 < factor < math.inf for factor in self.buys.values()):
             raise ValueError(f"{self.family}: {self.buys} are not ratios of times")
         if self.source:
@@ -132,7 +135,7 @@ class Plan(Record, frozen=True, kw_only=True):
     `bytes` is what they take, `model_bytes` what the unattached model's weights do; `holdings` tells more of both, and which
     original weights are released. `limit` is the memory limit (``1.1x``), and `mix` what the plan was weighted by (None:
     each phase alike). `batch_invariant`: one result whatever the batch. `planned_from` is set where the plan was made of
-    known verdicts, without measuring, from one for another limit or mix.
+    known verdicts, without measuring, from one for another limit or mix. `pinned` are the problems that a user's pin decided.
 
     `active` is false where the comparison found the plan slower than the default. `effects` are what its problems save in
     the model, measured before anything was reverted. `reverted` gives, by problem key, the tactic that won its race and yet
@@ -154,6 +157,7 @@ class Plan(Record, frozen=True, kw_only=True):
     mix: Mix | None = None
     batch_invariant: bool = False
     planned_from: str = ""
+    pinned: tuple[str, ...] = ()
     verified: bool = False
     active: bool = True
     phases: tuple[Phase, ...] = ()
@@ -162,6 +166,24 @@ class Plan(Record, frozen=True, kw_only=True):
     reverted: dict[str, str] = {}
     left_out: int = 0
     run: str = ""
+
+    def __post_init__(self) -> None:
+        for what, tactics in (("tactics", self.tactics), ("reverted", self.reverted)):
+            for key, name in tactics.items():
+                Problem.parse(key)
+                try:
+                    Tactic.parse(name)
+                except ValueError as error:
+                    raise ValueError(f"{what}, {key}: {error}") from None
+        for what, count in (("bytes", self.bytes), ("model_bytes", self.model_bytes), ("left_out", self.left_out)):
+            check_count(what, count)
+        families = [holding.family for holding in self.holdings]
+        if len(set(families)) != len(families):
+            raise ValueError("holdings: a family occurs twice")
+        met = {Problem.parse(key).family for key in self.tactics}
+        for holding in self.holdings:
+            if holding.numerics and holding.family not in met:
+                raise ValueError(f"{holding.family}: its results are to be equal, and the plan has no tactic for it")
 
     @property
     def sources(self) -> dict[str, str]:

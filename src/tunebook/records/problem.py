@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import TypeVar
 from urllib.parse import quote, unquote
 
-from tunebook.records._base import Record, check_name
+from tunebook.records._base import LARGEST, Record, check_length, check_name
 
 #: How a bucket's size relates to the sizes that fall into it.
 SIGNS = {"up": "≤", "down": "≥", "exact": "="}
 _ROUNDING = {sign: rounding for rounding, sign in SIGNS.items()}
-_DIM = re.compile(r"(?P<name>[^≤≥=@]+)(?P<sign>[≤≥=])(?P<size>\d+)(?:@(?P<rule>.+))?")
+_DIM = re.compile(r"(?P<name>[^≤≥=@]+)(?P<sign>[≤≥=])(?P<size>[0-9]+)(?:@(?P<rule>.+))?")
 _SAFE = " ()[]{}.:+-*/"
+#: The longest key that is read: real ones have some hundred characters.
+MAX_KEY = 16384
+#: Longer parts than this are parsed anew each time: remembering is for those that recur.
+_REMEMBERED = 512
 
 
 class Dim(Record, frozen=True, kw_only=True):
@@ -31,8 +36,8 @@ class Dim(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.rounding not in SIGNS:
             raise ValueError(f"rounding {self.rounding!r} is none of {', '.join(SIGNS)}")
-        if self.size < 0:
-            raise ValueError(f"dimension {self.name}={self.size} is negative")
+        if not 0 <= self.size <= LARGEST:
+            raise ValueError(f"dimension {self.name} has a size that is not from 0 to {LARGEST}")
         if not self.name or not self.rule:
             raise ValueError("a dimension needs a name and a rule")
 
@@ -59,6 +64,9 @@ class Problem(Record, frozen=True, kw_only=True):
         for name, _ in self.attrs:
             if not name:
                 raise ValueError(f"{self.op}: an attribute needs a name")
+        size = sum(len(name) + len(value) + 1 for name, value in self.attrs) + sum(len(d.name) + 3 for d in self.dims)
+        if 12 * (size + sum(map(len, self.dtypes))) > MAX_KEY:  # a character takes up to twelve in the key
+            check_length("a problem key", self.key, MAX_KEY)
         names = [name for name, _ in self.attrs] + [dim.name for dim in self.dims]
         if len(set(names)) != len(names):
             raise ValueError(f"{self.op}: a name occurs twice in {', '.join(names)}")
@@ -81,6 +89,7 @@ class Problem(Record, frozen=True, kw_only=True):
     @classmethod
     def parse(cls, key: str) -> Problem:
         """Read a key back. Raises ``ValueError`` that names the part that is wrong."""
+        check_length("a problem key", key, MAX_KEY)
         parts = key.split("|")
         if len(parts) not in (4, 5):
             raise ValueError(f"problem key {key!r} has {len(parts)} parts, not op|attributes|dtypes|dimensions")
@@ -120,20 +129,26 @@ class _BadPartError(ValueError):
     """A part of a key that is none; `parse` adds the key."""
 
 
-# The parts of keys recur: the layers of a model share their buckets, and the buckets of a layer everything else.
+_P = TypeVar("_P")
 
 
-@lru_cache(maxsize=1024)
+def _recurring(parse: Callable[[str], _P]) -> Callable[[str], _P]:
+    """The parts of keys recur: the layers of a model share their buckets, and the buckets of a layer everything else."""
+    remembered = lru_cache(maxsize=1024)(parse)
+    return lambda text: remembered(text) if len(text) <= _REMEMBERED else parse(text)
+
+
+@_recurring
 def _attrs(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(_pairs(text))
 
 
-@lru_cache(maxsize=256)
+@_recurring
 def _dtypes(text: str) -> tuple[str, ...]:
     return tuple(unquote(dtype) for dtype in text.split(",") if dtype)
 
 
-@lru_cache(maxsize=1024)
+@_recurring
 def _dims(text: str) -> tuple[Dim, ...]:
     return tuple(_dim(dim) for dim in text.split(",") if dim)
 

@@ -7,19 +7,24 @@ import re
 from functools import lru_cache
 from urllib.parse import quote, unquote
 
-from tunebook.records._base import Record, check_name
+from tunebook.records._base import Record, check_length, check_name
 
 Scalar = bool | int | float | str
 
 _NAME = re.compile(r"(?P<runner>[^\[\]]+)(?:\[(?P<params>.*)\])?", re.DOTALL)
 _SAFE = " ()./:+-*"
+#: The longest name that is read: real ones have some hundred characters.
+MAX_NAME = 4096
+#: Longer names than this are parsed anew each time: remembering is for those that recur.
+_REMEMBERED = 256
 
 
 class Tactic(Record, frozen=True, kw_only=True):
     """``onednn[batch_hint=16]``: the runner, and the value of each of its parameters in a fixed order.
 
     A string parameter that could be read as a number or a boolean is quoted in the name, so that `parse` gives the same
-    tactic back.
+    tactic back. Two tactics are the same where their names are: ``1``, ``1.0`` and ``true`` are three values, though Python
+    holds them for one.
     """
 
     runner: str
@@ -33,8 +38,25 @@ class Tactic(Record, frozen=True, kw_only=True):
                 raise ValueError(f"{self.runner}: parameter {name}={value!r} is no number, string or boolean")
             if isinstance(value, float) and value != value:
                 raise ValueError(f"{self.runner}: parameter {name} is not a number")
+            if isinstance(value, int) and abs(value) >> 128:
+                raise ValueError(f"{self.runner}: parameter {name} takes more than 128 bits")
         if len({name for name, _ in self.params}) != len(self.params):
             raise ValueError(f"{self.runner}: a parameter occurs twice")
+
+        size = len(self.runner) + sum(len(n) + (len(v) if isinstance(v, str) else 4) for n, v in self.params)
+        if 12 * size > MAX_NAME:  # a character takes up to twelve in the name, though few do
+            check_length("a tactic with a name", self.name, MAX_NAME)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tactic):
+            return NotImplemented
+        if self.runner != other.runner or self.params != other.params:
+            return False
+        pairs = zip(self.params, other.params, strict=True)
+        return all(type(a) is type(b) is not float for (_, a), (_, b) in pairs) or self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash((self.runner, self.params))
 
     @property
     def name(self) -> str:
@@ -54,12 +76,17 @@ class Tactic(Record, frozen=True, kw_only=True):
     @classmethod
     def parse(cls, name: str) -> Tactic:
         """Read a name back. Raises ``ValueError`` that shows the part that is wrong."""
-        return _parse(name)
+        return _remembered(name) if len(name) <= _REMEMBERED else _parse(name)
 
 
 @lru_cache(maxsize=4096)
-def _parse(name: str) -> Tactic:
+def _remembered(name: str) -> Tactic:
     """Names recur: a cache of ten thousand verdicts knows a few dozen."""
+    return _parse(name)
+
+
+def _parse(name: str) -> Tactic:
+    check_length("a tactic with a name", name, MAX_NAME)
     found = _NAME.fullmatch(name)
     if not found:
         raise ValueError(f"tactic {name!r} is not runner[parameter=value,…]")

@@ -9,8 +9,9 @@ from tunebook.records._base import Record, check_seconds
 from tunebook.records.problem import Problem
 from tunebook.records.tactic import Tactic
 
-#: Why a tactic was not timed. The first five are the classes of Kernel Tuner's T4 format; a memory refusal is a constraint there.
-Reason = Literal["compile", "runtime", "timeout", "correctness", "constraints", "memory", "unavailable"]
+#: Why a tactic was not timed. The first five are the classes of Kernel Tuner's T4 format; there a crash is a failure at run
+#: time, and a refusal for memory a constraint.
+Reason = Literal["compile", "runtime", "timeout", "correctness", "constraints", "memory", "unavailable", "crash"]
 Status = Literal["proven", "likely", "unresolved"]
 
 
@@ -33,11 +34,17 @@ class Timed(Record, frozen=True, kw_only=True, tag="timed"):
 
 
 class Rejected(Record, frozen=True, kw_only=True, tag="rejected"):
-    """A tactic that did not run, or not rightly. Data, not an exception."""
+    """A tactic that did not run, or not rightly. Data, not an exception.
+
+    `ran`: it was run, or its weights were being prepared. `harm`: its process ended by it, had to be ended, or ran out of
+    memory. Such rejections are remembered; one on an estimate is made anew.
+    """
 
     tactic: str
     reason: Reason
     detail: str = ""
+    ran: bool = False
+    harm: bool = False
 
     def __post_init__(self) -> None:
         Tactic.parse(self.tactic)
@@ -45,6 +52,8 @@ class Rejected(Record, frozen=True, kw_only=True, tag="rejected"):
     @property
     def t4(self) -> str:
         """The reason in the classes of the T4 format."""
+        if self.reason == "crash":
+            return "runtime"
         return self.reason if self.reason in get_args(Reason)[:5] else "constraints"
 
 

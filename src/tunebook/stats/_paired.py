@@ -31,15 +31,21 @@ def median_interval(values: Sequence[float] | Matrix, confidence: float = 0.95) 
     count = len(ordered)
     if not count:
         raise ValueError("the median of nothing")
-    tail, k, below = (1 - confidence) / 2, 0, 0.0
-    while k < count // 2:
-        below += math.comb(count, k) * 0.5**count
-        if below > tail:
-            break
-        k += 1
-    k = max(k, 1)
+    k, _ = order_interval(count, confidence)
     middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
     return Interval(middle, ordered[k - 1], ordered[count - k])
+
+
+def order_interval(count: int, confidence: float = 0.95) -> tuple[int, float]:
+    """Of `count` values, the k of `median_interval`, and the probability with which that interval covers the median."""
+    tail, k, below = (1 - confidence) / 2, 0, 0.0
+    while k < count // 2:
+        more = below + math.comb(count, k) * 0.5**count
+        if more > tail:
+            break
+        below = more
+        k += 1
+    return (k, 1 - 2 * below) if k else (1, 1 - 2 * 0.5**count)
 
 
 def ratio_interval(

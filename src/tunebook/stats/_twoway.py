@@ -87,12 +87,12 @@ def two_way(logs: Matrix) -> Fit:
         scale=scale,
         freedom=max(1.0, MAD_EFFICIENCY * free),
         outliers=float((np.abs(residuals) > OUTLYING * scale).mean()),
-        inflation=_inflation(pull),
+        inflation=inflation(pull),
     )
 
 
-def _inflation(pull: Matrix) -> float:
-    """(1+ρ)/(1−ρ), the inflation of a mean's variance where noise is autoregressive; ρ is pooled over all tactics."""
+def inflation(pull: Matrix) -> float:
+    """(1+ρ)/(1−ρ), the inflation of a mean's variance where noise [tactics, rounds] is autoregressive; ρ is pooled over all."""
     if pull.shape[1] < DEPENDENCE_ROUNDS:
         return 1.0
     total = float(np.square(pull).sum())

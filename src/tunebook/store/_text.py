@@ -14,7 +14,8 @@ def one_line(text: object, limit: int = 300) -> str:
 
 
 _REMEDIES = {
-    errno.ENOSPC: "free some space",
+    errno.ENOSPC: "free some space (or files, where `df -i` shows none left)",
+    errno.EFBIG: "raise the limit on the size of files, ulimit -f",
     errno.EDQUOT: "free some of the quota",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "check the permissions of the directory",
@@ -22,7 +23,7 @@ _REMEDIES = {
     errno.ENOTDIR: "a part of the path is a file",
     errno.EEXIST: "a part of the path is a file",
     errno.ENAMETOOLONG: "shorten the path",
-    errno.ELOOP: "symbolic links go round in a circle",
+    errno.ELOOP: "put a directory in the place of the symbolic link",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,10 @@ import msgspec
 
 from tunebook.errors import StoreError
 from tunebook.records import SCHEMA, CacheDocument, Environment, Plan, Verdict
+from tunebook.store._shards import Shards, layered, read_shards
 from tunebook.store._text import one_line
 from tunebook.store.entries import Entries
-from tunebook.store.files import read_bounded
+from tunebook.store.files import Identity, read_bounded
 from tunebook.store.misses import Miss, Misses
 from tunebook.store.objects import Members, members, read_record, two_levels
 from tunebook.store.run_files import MAX_RUN_BYTES, Run, looks_like_run, other_schema, parse_run
@@ -77,12 +79,15 @@ def read_cache(path: Path | str, environment: Environment | None) -> CacheConten
     """Read a cache, or a run file in its stead. Whatever is wrong with the file is a miss, never an exception.
 
     Without `environment` the file is read for showing: nothing is compared. With one it is read for serving: the caller
-    says what `misses` holds now, and an entry that is looked up later and cannot be served is logged. Work and memory are
-    bounded by `MAX_CACHE_BYTES`.
+    says what `misses` holds now, and an entry that is looked up later and cannot be served is logged. What others have
+    published and nobody has merged into the file yet, the shards beside it, is served like the file itself. Work and memory
+    are bounded by `MAX_CACHE_BYTES` and `MAX_SHARD_BYTES`.
     """
     path = Path(path)
+    shards, written = _beside(path, environment)
     data = read_bounded(path, MAX_CACHE_BYTES)
     contents = _nothing(data) if isinstance(data, Miss) else parse_cache(path, data, environment)
+    contents = layered(contents, written, shards)
     contents.found.loud = environment is not None
     return contents
 
@@ -90,16 +95,30 @@ def read_cache(path: Path | str, environment: Environment | None) -> CacheConten
 def read_any(path: Path | str) -> CacheContents | Run:
     """A cache or a run, whichever the file holds. Raises ``StoreError``, in one line, where it is neither."""
     path = Path(path)
+    shards, written = _beside(path, None)
     data = read_bounded(path, max(MAX_CACHE_BYTES, MAX_RUN_BYTES))
     if isinstance(data, Miss):
+        if data.kind == "absent" and shards.found:
+            return layered(_nothing(data), written, shards)
         raise StoreError(str(data))
     if looks_like_run(data):
         return parse_run(path, data)
-    contents = parse_cache(path, data, None)
+    contents = layered(parse_cache(path, data, None), written, shards)
     for miss in contents.misses:
         if miss.kind != "entry":
             raise StoreError(f"{miss} (neither a cache nor a run file of tunebook)")
     return contents
+
+
+def _beside(path: Path, environment: Environment | None) -> tuple[Shards, int]:
+    """The shards of a cache, and when it was last written itself."""
+    try:
+        cache = Path(os.path.realpath(path))
+    except (OSError, ValueError):  # no path at all; reading it says so
+        return Shards(), 0
+    shards = read_shards(cache, environment, parse_cache)
+    there = Identity.of(cache) if shards.found else None
+    return shards, there.written if there else 0
 
 
 def parse_cache(path: Path, data: bytes, environment: Environment | None) -> CacheContents:

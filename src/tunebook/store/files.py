@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tunebook.store._text import cause, one_line
@@ -55,10 +59,36 @@ def _kind(mode: int) -> str:
     return "a named pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
 
 
-def replace_atomically(path: Path, data: bytes) -> None:
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which file stands at a path: replacing it changes this, on whatever host it is done."""
+
+    device: int
+    inode: int
+    size: int
+    written: int  #: when it was last changed, in nanoseconds of its file system's clock
+
+    @classmethod
+    def of(cls, path: Path) -> Identity | None:
+        """None where there is no such file, or none that can be read."""
+        try:
+            # A network file system may answer stat out of what it remembers; when a file is opened it asks the server.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                status = os.fstat(fd)
+            finally:
+                os.close(fd)
+        except (OSError, ValueError):
+            return None
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def replace_atomically(path: Path, data: bytes, *, after: int = 0, check: Callable[[], None] | None = None) -> int:
     """Put `data` at `path` so that a reader, and a machine that loses power, finds the old bytes or the new ones.
 
-    The permissions follow the umask. Raises ``OSError``; then nothing has changed and nothing is left lying about.
+    The permissions follow the umask. The file is dated later than `after`, in nanoseconds, also where the clock was set
+    back meanwhile; returns its date. `check` is called right before the old file is replaced. Raises ``OSError``, or what
+    `check` raises; then nothing has changed and nothing is left lying about.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -66,12 +96,31 @@ def replace_atomically(path: Path, data: bytes) -> None:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
+            written = os.fstat(fd).st_mtime_ns
+            if written <= after:
+                with suppress(OSError, OverflowError):  # some file systems end in 2038; the date only breaks ties
+                    os.utime(temporary, ns=(after + 1, after + 1))
+                written = os.fstat(fd).st_mtime_ns
             os.fsync(fd)
+        if check is not None:
+            check()
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise
     sync_directory(path.parent)
+    return written
+
+
+def own_directory(directory: Path) -> None:
+    """Make a directory in which files of ours are kept, where it is not there.
+
+    Raises ``OSError``, also where it is a symbolic link: whoever may write beside the cache must not make us write elsewhere.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if directory.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link, and nothing is written through one")
 
 
 def sync_directory(directory: Path) -> None:
@@ -86,15 +135,17 @@ def sync_directory(directory: Path) -> None:
         pass
 
 
-def sweep(path: Path) -> None:
-    """Remove what writers of `path` that were killed left behind an hour ago or longer. Best effort, under the lock."""
+def sweep(directory: Path, name: str = "") -> None:
+    """Remove what killed writers of the file `name` in `directory`, or of any file there, left behind. Best effort.
+
+    A temporary file that is dated over an hour away is such a one; dated ahead, where the clock was set back since.
+    """
     try:
-        for left in path.parent.glob(f".{_literal(path.name)}.*.tmp"):
-            if time.time() - left.lstat().st_mtime > _STALE_S:
-                left.unlink(missing_ok=True)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if not entry.name.startswith(f".{name}") or not entry.name.endswith(".tmp"):
+                    continue
+                if abs(time.time() - entry.stat(follow_symlinks=False).st_mtime) > _STALE_S:
+                    os.unlink(entry.path)
     except OSError:
         pass
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

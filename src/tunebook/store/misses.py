@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Final, Literal
 
-MissKind = Literal["absent", "empty", "unreadable", "not JSON", "schema", "environment", "entry"]
+MissKind = Literal["absent", "empty", "unreadable", "not JSON", "not TOML", "schema", "environment", "entry"]
 
 #: So many bad entries are named; the rest are counted.
 MAX_ENTRY_MISSES: Final = 1000
@@ -18,7 +18,8 @@ logger = logging.getLogger("tunebook.store")
 class Miss:
     """Why a file, or one entry of it, is not served.
 
-    - ``absent``, ``empty``, ``unreadable``, ``not JSON``, ``schema``, ``environment``: nothing of the file is served.
+    - ``absent``, ``empty``, ``unreadable``, ``not JSON``, ``not TOML``, ``schema``, ``environment``: nothing of the file is
+      served.
     - ``entry``: this one verdict, plan or line is not; the rest is.
 
     `where` names the file and, for an entry, its key or line; `detail` names the field and what is wrong with it. Both
@@ -54,6 +55,12 @@ class Misses:
         self._named.append(miss)
         if self.loud:
             logger.warning("cache miss: %s", miss)
+
+    def without(self, kind: MissKind) -> Misses:
+        """These misses, and none of that kind; for a file of which nothing else is known."""
+        if not any(miss.kind == kind for miss in self._named):
+            return self
+        return Misses(self._where, *(miss for miss in self._named if miss.kind != kind))
 
     def known(self) -> tuple[Miss, ...]:
         """Every miss so far, in the order in which they were found."""

@@ -7,7 +7,7 @@ from abc import ABC
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -15,6 +15,10 @@ from tunebook.records import Record
 from tunebook.store._text import one_line
 
 _R = TypeVar("_R", bound=Record)
+
+#: The largest single entry that is read: a plan of some thousand problems. A search for repeated names takes some thirty
+#: times as much memory.
+MAX_ENTRY_BYTES: Final = 4 * 2**20
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 
@@ -77,8 +81,10 @@ def read_record(data: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_R]) ->
 
     What is written again as it was, but for white space, repeats none. Anything else is searched: at five times the cost.
     """
-    record = decoder.decode(data)
     text = bytes(data)
+    if len(text) > MAX_ENTRY_BYTES:
+        raise ValueError(f"{len(text)} bytes are more than the {MAX_ENTRY_BYTES} of an entry that are read")
+    record = decoder.decode(text)
     if msgspec.json.format(text, indent=-1) != _encoder.encode(record) and (twice := repeated_names(text)):
         raise ValueError(f"field {one_line(min(twice))} occurs twice")
     return record

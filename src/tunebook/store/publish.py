@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 from filelock import FileLock, Timeout
 
 from tunebook.errors import StoreError
-from tunebook.records import SCHEMA, Environment, Plan, Record, Verdict
+from tunebook.records import Environment, Plan, Verdict
+from tunebook.store._fold import Folded, NotMergedError, fold, present
+from tunebook.store._results import Results, readable
+from tunebook.store._shards import layered, own_shards, read_shards, remove_shards, write_shard
 from tunebook.store._text import cause, one_line, remedy
-from tunebook.store.cache import (
-    MAX_CACHE_BYTES,
-    CacheContents,
-    describe_differences,
-    encode_document,
-    parse_cache,
-    schema_of,
-)
-from tunebook.store.files import read_bounded, replace_atomically, sweep
+from tunebook.store.cache import CacheContents, encode_document, parse_cache
+from tunebook.store.files import Identity, read_bounded, replace_atomically
 from tunebook.store.location import Location
-from tunebook.store.misses import Miss, Misses
-from tunebook.store.run_files import looks_like_run, other_schema
 
 #: How long a publish waits for others. They hold the lock for as long as it takes to read and write one file.
 LOCK_TIMEOUT_S: Final = 30.0
+_POLL_S: Final = 0.02
+# A directory that is deleted while it is written to is made again so often.
+_TRIES: Final = 5
 _MAX_ENVIRONMENT_BYTES: Final = 2**20
-_ELSEWHERE: Final = "choose another place with --cache or TUNEBOOK_CACHE_DIR"
 
-_verdict = msgspec.json.Decoder(Verdict)
-_plan = msgspec.json.Decoder(Plan)
 _encoder = msgspec.json.Encoder()
-_R = TypeVar("_R", bound=Record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,25 +37,22 @@ class Published:
     """What became of a publish.
 
     `verdicts` of ours are in the file at `path`, of which `replaced` took the place of another result; `written` is
-    false where the file held it all already and was left alone. `problem` says why results could not be kept, and what
-    to do; `note` tells of something else that a user should know, such as where a broken file was put.
+    false where the cache held it all already and was left alone. `shard` is the file beside it where ours are instead, when
+    the cache itself could not be brought up to date; readers find them there. `problem` says why results could not be kept,
+    and what to do; `note` tells of something else that a user should know, such as where a broken file was put.
     """
 
     path: Path
     verdicts: int
     replaced: int
     written: bool = False
+    shard: Path | None = None
     problem: str | None = None
     note: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ours:
-    """What is to be merged, and a line about each result that cannot be kept."""
-
-    verdicts: dict[str, Verdict]
-    plans: dict[str, Plan]
-    unfit: list[str]
+class _MergedByOthersError(Exception):
+    """Our shard is gone while we waited for the lock: who held it has merged it."""
 
 
 def publish(
@@ -72,176 +60,157 @@ def publish(
 ) -> Published:
     """Merge `verdicts` (by problem key) and `plans` (by model fingerprint) into the cache at `location`.
 
-    Under a lock beside the file it is read again; ours replace what has the same key, all else stays; the new file is
-    written beside it, brought to the disk and put in its place. A file of another environment or of a newer schema, a
-    run file, and a file named by the user that is no cache at all are left as they are. A broken cache is kept beside
-    the new one, as ``<name>.broken-<YYYYmmdd_HHMMSS>[-n]``. Where the cache is a symbolic link, the link stays and its
-    target is replaced. Raises no ``OSError``: `Published.problem` says what could not be kept and why.
+    Ours are first written to a shard, a small file of their own beside the cache that readers read as well. Under a lock the
+    cache is read again, all shards are merged into it, the new file is written beside it, brought to the disk and put in its
+    place, and the shards are removed. Ours replace what has the same key, unless a verdict about the same tactics is better
+    supported; all else stays. A process that waits for the lock is done when another one has merged its shard. Where there
+    is no lock to be had, or the cache cannot be replaced, the shard stays.
+
+    A file of another environment or of a newer schema, a run file, and a file named by the user that is no cache at all are
+    left as they are. A broken cache is kept beside the new one, as ``<name>.broken-<YYYYmmdd_HHMMSS>[-n]``. Where the cache
+    is a symbolic link, the link stays and its target is replaced. Raises no ``OSError``: `Published.problem` says what could
+    not be kept and why.
     """
     target = Path(os.path.realpath(location.cache))
-    ours = _readable(verdicts, plans)
+    ours = readable(verdicts, plans)
     notes = [*_describe_environment(location, environment)]
+    shard: list[Path] = []
     try:
-        before, written = _merge(location, target, environment, ours, notes)
-    except Timeout:
-        lock = one_line(_lock_path(target))
-        problem = (
-            f"{one_line(target)} was not updated: another process has held {lock} for {LOCK_TIMEOUT_S:.0f} s; "
-            "see whether it hangs, then tune again"
-        )
-    except StoreError as error:
+        before, folded = _keep(location, target, environment, ours, shard)
+    except (StoreError, NotMergedError) as error:
         problem = str(error)
     except OSError as error:
         problem = f"{one_line(target)} was not updated: {cause(error)} ({remedy(error)})"
     else:
-        unfit = ours.unfit
+        notes += folded.notes
+        if outdone := ours.outdone(folded.verdicts):
+            notes.append(f"{outdone} of the verdicts gave way to better supported ones that are in {one_line(target)}")
         return Published(
             path=target,
-            verdicts=len(ours.verdicts),
-            replaced=sum(key in before and before[key] != verdict for key, verdict in ours.verdicts.items()),
-            written=written,
-            problem=f"{one_line(target)} lacks {len(unfit)} of the results: {unfit[0]}" if unfit else None,
+            verdicts=len(ours.verdicts) - outdone,
+            replaced=sum(key in before and before[key] != folded.verdicts[key] for key in ours.verdicts),
+            written=folded.written,
+            shard=shard[0] if shard else None,
+            problem=f"{one_line(target)} lacks {len(ours.unfit)} of the results: {ours.unfit[0]}"
+            if ours.unfit
+            else None,
             note="; ".join(notes) or None,
         )
     return Published(path=target, verdicts=0, replaced=0, problem=problem, note="; ".join(notes) or None)
 
 
-def _merge(
-    location: Location, target: Path, environment: Environment, ours: _Ours, notes: list[str]
-) -> tuple[Mapping[str, Verdict], bool]:
-    """The verdicts that were there before, and whether the file was written. What is to be told goes to `notes`."""
-    present = _present(location, target, environment)
-    if _adds_nothing(present, ours):
-        # Without the lock: a start that learnt nothing neither waits for others nor needs a place to write to.
-        return present.verdicts, False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(_lock_path(target), timeout=LOCK_TIMEOUT_S):
-        present = _present(location, target, environment)
-        if _adds_nothing(present, ours):
-            return present.verdicts, False
-        # This reads every entry, so that none which cannot be served is written again, and all of them are known below.
-        verdicts, plans = {**present.verdicts, **ours.verdicts}, {**present.plans, **ours.plans}
-        data = encode_document(environment, verdicts, plans)
-        if len(data) > MAX_CACHE_BYTES:
-            raise StoreError(
-                f"{one_line(target)} is left as it is: with these results it would be {len(data)} bytes, more than the "
-                f"{MAX_CACHE_BYTES} that are read; {_ELSEWHERE}"
-            )
-        sweep(target)
-        with _kept_aside(target, _broken(present)) as kept:
-            replace_atomically(target, data)
-        notes += kept
-    return present.verdicts, True
+def _keep(
+    location: Location, target: Path, environment: Environment, ours: Results, kept: list[Path]
+) -> tuple[Mapping[str, Verdict], Folded]:
+    """Put ours into the cache, or into a shard, which then is in `kept`. Raises as `fold` does where neither can be.
 
-
-def _lock_path(target: Path) -> Path:
-    return target.with_name(f"{target.name}.lock")
-
-
-def _adds_nothing(present: CacheContents, ours: _Ours) -> bool:
-    """Whether the cache holds all of ours as it is. Reads those entries alone."""
-    return all(present.verdicts.get(key) == verdict for key, verdict in ours.verdicts.items()) and all(
-        present.plans.get(key) == plan for key, plan in ours.plans.items()
-    )
-
-
-def _readable(verdicts: Mapping[str, Verdict], plans: Mapping[str, Plan]) -> _Ours:
-    """What reads back from a file under its key, in the form in which it will; and what is wrong with the rest.
-
-    One entry that cannot be read back must not spoil the file for everybody else.
+    Returns the verdicts that were there before under the keys of ours, and what became of it.
     """
-    unfit: list[str] = []
-    return _Ours(
-        verdicts=_fit("verdict", verdicts, _verdict, lambda verdict: verdict.problem, unfit),
-        plans=_fit("plan", plans, _plan, lambda plan: plan.fingerprint, unfit),
-        unfit=unfit,
+    for left in reversed(range(_TRIES)):
+        # Without the lock: a start that learnt nothing neither waits for others nor needs a place to write to.
+        seen = _seen(location, target, environment)
+        before = {key: seen.verdicts[key] for key in ours.verdicts if key in seen.verdicts}
+        if ours.are_in(seen.verdicts, seen.plans):
+            return before, Folded(verdicts=seen.verdicts, written=False)
+        try:
+            return before, _publish(location, target, environment, ours, kept)
+        except _MergedByOthersError:
+            now = _seen(location, target, environment)
+            if ours.are_in(now.verdicts, now.plans):
+                return before, Folded(verdicts=now.verdicts, written=True)
+        except FileNotFoundError:  # the directory was deleted meanwhile
+            if not left:
+                raise
+    raise NotMergedError(
+        f"{one_line(target)} was not updated: what was written to it, or beside it, was deleted {_TRIES} times; "
+        "see which program does that, then tune again"
     )
 
 
-def _fit(
-    what: str,
-    results: Mapping[str, _R],
-    decoder: msgspec.json.Decoder[_R],
-    key_of: Callable[[_R], str],
-    unfit: list[str],
-) -> dict[str, _R]:
-    fit: dict[str, _R] = {}
-    for key, result in results.items():
-        try:
-            read = decoder.decode(_encoder.encode(result))
-            if key_of(read) != key:
-                raise ValueError(f"it is about {key_of(read)}")
-            fit[key] = read
-        except ValueError as error:
-            unfit.append(f"{what} {one_line(key)}: {one_line(error)}")
-    return fit
+def _publish(location: Location, target: Path, environment: Environment, ours: Results, kept: list[Path]) -> Folded:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shard: Path | None
+    try:
+        shard = _to_shard(target, environment, ours)
+    except OSError:  # merging still may work; where it does not, its own error says what is the matter
+        shard = None
+    try:
+        with _locked(target, shard):
+            return fold(location, target, environment, ours)
+    except StoreError:
+        remove_shards(target, [shard] if shard else [])
+        raise
+    except (NotMergedError, OSError) as error:
+        if shard is None:
+            if isinstance(error, NotMergedError):
+                raise NotMergedError(f"{one_line(target)} was not updated: {error}") from error
+            raise
+        if not shard.exists():
+            raise _MergedByOthersError from error
+        why = f"{cause(error)} ({remedy(error)})" if isinstance(error, OSError) else str(error)
+    kept.append(shard)
+    note = (
+        f"{one_line(shard)} holds what could not be merged into {one_line(target)} yet: {why}. Readers of the cache read it too, "
+        "and the next process that can merges it"
+    )
+    return Folded(verdicts=ours.verdicts, written=True, notes=(note,))
 
 
-def _present(location: Location, target: Path, environment: Environment) -> CacheContents:
-    """The entries to merge with. Raises ``StoreError`` for a file that must be left as it is."""
-    left = f"{one_line(target)} is left as it is"
-    data = read_bounded(target, MAX_CACHE_BYTES)
-    if isinstance(data, Miss):
-        if data.kind != "unreadable":
-            return CacheContents(verdicts={}, plans={}, environment=None, found=Misses(one_line(target)))
-        raise StoreError(f"{one_line(target)} cannot be read, so it is not updated: {data.detail}; {_ELSEWHERE}")
-    if looks_like_run(data):
-        raise StoreError(f"{left}: it is a run file, not a cache; {_ELSEWHERE}")
-    contents = parse_cache(target, data, environment)
-    if contents.environment is not None and (differences := describe_differences(environment, contents.environment)):
-        raise StoreError(f"{left}: {differences}; {_ELSEWHERE}")
-    whole = _whole(contents)
-    if whole is not None and whole.kind != "not JSON":
-        schema = schema_of(data)
-        if schema is not None and schema > SCHEMA:
-            raise StoreError(f"{left}: {other_schema(schema)}, or {_ELSEWHERE}")
-        if schema is None and location.explicit:
-            raise StoreError(f"{left}: {whole.detail}; {_ELSEWHERE}")
-    return contents
+def _seen(location: Location, target: Path, environment: Environment) -> CacheContents:
+    """What the cache and its shards hold. Raises ``StoreError`` for a file that must be left as it is."""
+    shards = read_shards(target, environment, parse_cache)
+    there = Identity.of(target)
+    return layered(present(location, target, environment), there.written if there else 0, shards)
 
 
-def _whole(contents: CacheContents) -> Miss | None:
-    """What is wrong with the file, not with an entry of it."""
-    return next((miss for miss in contents.misses if miss.kind != "entry"), None)
-
-
-def _broken(contents: CacheContents) -> str | None:
-    """Why the file must be kept aside when it is replaced, if it must; to be asked when its entries were read."""
-    if (whole := _whole(contents)) is not None:
-        return f"{whole.kind}: {whole.detail}"
-    if misses := contents.misses:
-        return f"{len(misses)} of its entries cannot be read, the first: {misses[0].detail}"
-    return None
+def _to_shard(target: Path, environment: Environment, ours: Results) -> Path:
+    """Write ours to a shard of this process; those that it could not merge earlier are taken over into the new one."""
+    earlier = own_shards(target)
+    shards = read_shards(target, environment, parse_cache)
+    verdicts: dict[str, Verdict] = {}
+    plans: dict[str, Plan] = {}
+    for shard in shards.found:
+        if shard.path in earlier and shard.state == "good":
+            taken = Results(verdicts=shard.verdicts, plans=shard.plans).over(verdicts, plans)
+            verdicts, plans = dict(taken.verdicts), dict(taken.plans)
+    together = ours.over(verdicts, plans)
+    data = encode_document(environment, dict(together.verdicts), dict(together.plans))
+    there = Identity.of(target)
+    after = max([there.written if there else 0, *(shard.written for shard in shards.found)])
+    path = write_shard(target, data, after)
+    remove_shards(target, [shard.path for shard in shards.found if shard.path in earlier and shard.state == "good"])
+    return path
 
 
 @contextmanager
-def _kept_aside(target: Path, why: str | None) -> Iterator[list[str]]:
-    """While the file at `target` is replaced, keep what it holds under another name, if there is a reason to.
+def _locked(target: Path, shard: Path | None) -> Iterator[None]:
+    """Hold the lock beside the cache. Raises ``_MergedByOthersError`` as soon as waiting is of no use, and ``NotMergedError``."""
+    path = target.with_name(f"{target.name}.lock")
 
-    It yields what is to be said about it. Where the replacing fails, all is as it was.
-    """
-    if why is None:
-        yield []
-        return
-    base = target.with_name(f"{target.name}.broken-{datetime.now():%Y%m%d_%H%M%S}")
-    for n in itertools.count():
-        aside = base.with_name(f"{base.name}-{n}") if n else base
-        if not os.path.lexists(aside):
-            break
+    def merged() -> bool:
+        return shard is not None and not shard.exists()
+
+    # A lock that is a mere file would stay with a process that is killed: better none, and the shard is kept.
+    lock = FileLock(path, fallback_to_soft=False)
     try:
-        # A second name for the same bytes, so that readers find a file at the first one all the time.
-        os.link(target, aside)
-    except OSError:
-        os.rename(target, aside)
-    try:
-        yield [f"{one_line(target)} was broken ({why}); it is kept as {one_line(aside.name)} and a new one is written"]
-    except BaseException:
-        with suppress(OSError):
-            if target.exists():
-                aside.unlink()
-            else:
-                aside.rename(target)
+        lock.acquire(timeout=LOCK_TIMEOUT_S, poll_interval=_POLL_S, cancel_check=merged)
+    except Timeout:
+        if merged():
+            raise _MergedByOthersError from None
+        raise NotMergedError(
+            f"another process has held {one_line(path)} for {LOCK_TIMEOUT_S:.0f} s; see whether it hangs, then tune again"
+        ) from None
+    except FileNotFoundError:
         raise
+    except OSError as error:
+        raise NotMergedError(f"{one_line(path)} cannot be locked: {cause(error)} ({remedy(error)})") from error
+    try:
+        if merged():
+            raise _MergedByOthersError
+        yield
+    finally:
+        with suppress(OSError):  # closing it, at the latest when this process ends, unlocks it as well
+            lock.release()
 
 
 def _describe_environment(location: Location, environment: Environment) -> Iterator[str]:

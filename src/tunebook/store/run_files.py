@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from tunebook.errors import StoreError
-from tunebook.records import SCHEMA, Footer, Header, Plan, PlanLine, RunLine, TrialLine, Verdict, VerdictLine
+from tunebook.records import (
+    SCHEMA,
+    Footer,
+    Header,
+    Plan,
+    PlanLine,
+    ResumedLine,
+    RunLine,
+    TrialLine,
+    Verdict,
+    VerdictLine,
+)
+from tunebook.store._recorded import Reading, Recorded
 from tunebook.store._text import one_line
 from tunebook.store.files import read_bounded
 from tunebook.store.misses import Miss
 
 #: The largest run file that is read: some ten thousand problems with ten tactics each and all their samples.
 MAX_RUN_BYTES: Final = 256 * 2**20
+#: The most lines and values in it: a short value takes some thirty times its length once it is read.
+MAX_RUN_LINES: Final = 1_000_000
+MAX_RUN_VALUES: Final = 24_000_000
 #: So many bad lines are named; the rest are counted.
 MAX_LINE_MISSES: Final = 100
 
@@ -25,9 +40,10 @@ MAX_LINE_MISSES: Final = 100
 class Run:
     """One tuning session as its file tells it.
 
-    `trials` are in the order in which they were written; `verdicts` are by problem key and `plans` by model
-    fingerprint, the last one counts; `footer` is None where the session did not end by itself; `torn` says that the
-    last line was cut off, which costs that line alone; `misses` names other lines that could not be read.
+    `trials` are in the order in which each began: a race's samples of one tactic are one trial. `verdicts` are by problem
+    key and `plans` by model fingerprint, the last one counts; `footer` is None where the session did not end by itself;
+    `torn` says that the last line was cut off, which costs that line alone; `misses` names other lines that could not be
+    read. `resumed` are the times at which the tuning went on, and `problems` tells how far each came.
     """
 
     path: Path
@@ -38,6 +54,8 @@ class Run:
     footer: Footer | None
     torn: bool
     misses: tuple[Miss, ...]
+    resumed: tuple[ResumedLine, ...] = ()
+    problems: dict[str, Recorded] = field(default_factory=dict, repr=False, compare=False)
 
 
 class _Shell(msgspec.Struct):
@@ -73,7 +91,10 @@ def parse_run(path: Path, data: bytes) -> Run:
     """The run in `data`; `path` is for messages. Raises ``StoreError`` as `read_run` does."""
     where = one_line(path)
     header = _header(where, _first_line(data))
-    trials: list[TrialLine] = []
+    if data.count(b"\n") > MAX_RUN_LINES or data.count(b",") > MAX_RUN_VALUES:
+        raise StoreError(f"{where}: more than {MAX_RUN_LINES} lines, or {MAX_RUN_VALUES} values, are not read")
+    reading = Reading()
+    resumed: list[ResumedLine] = []
     verdicts: dict[str, Verdict] = {}
     plans: dict[str, Plan] = {}
     footer: Footer | None = None
@@ -82,34 +103,41 @@ def parse_run(path: Path, data: bytes) -> Run:
     torn = False
     for number, text, whole in _lines(data):
         line = _read(text)
-        if isinstance(line, TrialLine):
-            trials.append(line)
+        if isinstance(line, str) and not whole:
+            torn = True
+            continue
+        if isinstance(line, Header):
+            trouble = None if number == 1 else "a second header"
+        elif isinstance(line, str):
+            trouble = line
+        else:
+            trouble = _taken(reading, line)
+        if trouble is not None:
+            if len(bad) < MAX_LINE_MISSES:
+                bad.append(Miss(kind="entry", where=f"{where}, line {number}", detail=trouble))
+            else:
+                more += 1
         elif isinstance(line, VerdictLine):
             verdicts[line.verdict.problem] = line.verdict
         elif isinstance(line, PlanLine):
             plans[line.plan.fingerprint] = line.plan
+        elif isinstance(line, ResumedLine):
+            resumed.append(line)
         elif isinstance(line, Footer):
             footer = line
-        elif isinstance(line, str) and not whole:
-            torn = True
-        elif isinstance(line, Header) and number == 1:
-            continue
-        elif len(bad) < MAX_LINE_MISSES:
-            detail = line if isinstance(line, str) else "a second header"
-            bad.append(Miss(kind="entry", where=f"{where}, line {number}", detail=detail))
-        else:
-            more += 1
     if more:
         bad.append(Miss(kind="entry", where=where, detail=f"{more} more lines cannot be read"))
     return Run(
         path=path,
         header=header,
-        trials=tuple(trials),
+        trials=tuple(reading.trials),
         verdicts=verdicts,
         plans=plans,
         footer=footer,
         torn=torn,
         misses=tuple(bad),
+        resumed=tuple(resumed),
+        problems=reading.problems,
     )
 
 
@@ -119,6 +147,15 @@ def _read(text: bytes) -> RunLine | str:
         return _line.decode(text)
     except (ValueError, RecursionError) as error:
         return one_line(error)
+
+
+def _taken(reading: Reading, line: RunLine) -> str | None:
+    """What is wrong with a line that can be read, beside those before it, or None."""
+    try:
+        reading.take(line)
+    except ValueError as error:
+        return one_line(error)
+    return None
 
 
 def _first_line(data: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import json
 import logging
@@ -11,13 +12,30 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import msgspec
 
-from tunebook.records import Footer, Header, Plan, PlanLine, Rejected, RunLine, Timed, TrialLine, Verdict, VerdictLine
+from tunebook.errors import StoreError
+from tunebook.records import (
+    Footer,
+    Header,
+    Plan,
+    PlanLine,
+    Rejected,
+    ResumedLine,
+    RunLine,
+    Timed,
+    TrialLine,
+    Verdict,
+    VerdictLine,
+)
 from tunebook.store._text import cause, one_line, remedy
+from tunebook.store.files import own_directory
 
 logger = logging.getLogger("tunebook.store")
+
+_BLOCK: Final = 1 << 16
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 
@@ -34,6 +52,7 @@ class RunWriter:
         self.path = path
         self.problem: str | None = None
         self._fd = fd
+        self._amid = False
         if problem is not None:
             self._give_up(problem)
 
@@ -47,7 +66,7 @@ class RunWriter:
         base = f"{stem}.{now:%Y%m%d_%H%M%S}"
         path = runs / f"{base}.jsonl"
         try:
-            runs.mkdir(parents=True, exist_ok=True)
+            own_directory(runs)
             for n in itertools.count(1):
                 try:
                     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -58,8 +77,9 @@ class RunWriter:
             return cls(
                 None, None, f"no run file could be created in {one_line(runs)}: {cause(error)} ({remedy(error)})"
             )
+        _alone(fd)
         writer = cls(path, fd)
-        writer._append(header)
+        writer.append(header)
         if writer.problem is not None:
             # Without its header it is no run file.
             with suppress(OSError):
@@ -67,21 +87,46 @@ class RunWriter:
             writer.path = None
         return writer
 
-    def trial(self, problem_key: str, trial: Timed | Rejected) -> None:
-        """One tactic on one problem, with every sample or the reason of the rejection."""
-        self._append(TrialLine(problem=problem_key, trial=trial))
+    @classmethod
+    def reopen(cls, path: Path) -> RunWriter:
+        """The run file of a tuning that goes on; nothing is written yet, and no other process writes it.
 
-    def verdict(self, verdict: Verdict) -> None:
-        """What was decided about a problem; to be written before the next one is begun."""
-        self._append(VerdictLine(verdict=verdict))
+        Raises StoreError where it cannot be written, and where the process that writes it is alive.
+        """
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError as error:
+            raise StoreError(f"{one_line(path)}: the run cannot go on in this file: {cause(error)}") from error
+        if not _alone(fd):
+            os.close(fd)
+            raise StoreError(f"{one_line(path)}: another process is writing this run; wait for it, or end it first")
+        return cls(path, fd)
+
+    def resume(self, line: ResumedLine) -> None:
+        """Cut off a torn last line, and say that the tuning goes on."""
+        if self._fd is not None:
+            try:
+                _cut(self._fd)
+            except OSError as error:
+                self._failed(error)
+                return
+        self.append(line)
+
+    def trial(self, problem_key: str, trial: Timed | Rejected) -> None:
+        """The reason of a tactic's rejection, or all its samples at once."""
+        self.append(TrialLine(problem=problem_key, trial=trial))
+
+    def verdict(self, verdict: Verdict, *, open: bool = False) -> None:
+        """What was decided about a problem, to be written before the next one is begun; `open`: its race may go on."""
+        self.append(VerdictLine(verdict=verdict, open=open))
 
     def plan(self, plan: Plan) -> None:
         """The plan, and again when its verification has spoken: the last one counts."""
-        self._append(PlanLine(plan=plan))
+        self.append(PlanLine(plan=plan))
 
     def finish(self, footer: Footer) -> None:
         """The last line, brought to the disk, and the file is closed."""
-        self._append(footer)
+        self.append(footer)
         if self._fd is not None:
             try:
                 os.fsync(self._fd)
@@ -106,16 +151,21 @@ class RunWriter:
     ) -> None:
         self.close()
 
-    def _append(self, line: RunLine) -> None:
+    def append(self, line: RunLine) -> None:
+        """Write one line, whole, before anything else is done."""
         if self._fd is None:
             if self.problem is None:
                 self._give_up(f"a line came after the run file {self._shown} was closed, and was not kept")
             return
         text = encode_line(line)
+        if self._amid:  # an exception came between the two parts of a line: what follows must not be lost with it
+            text = b"\n" + text
+        self._amid = True
         try:
             # One call as a rule. A short write is a disk that filled up, and the next one says so, or a signal.
             while text:
                 text = text[os.write(self._fd, text) :]
+            self._amid = False
             deleted = os.fstat(self._fd).st_nlink == 0
         except OSError as error:
             self._failed(error)
@@ -138,6 +188,39 @@ class RunWriter:
     @property
     def _shown(self) -> str:
         return one_line(self.path)
+
+
+def _alone(fd: int) -> bool:
+    """Whether no other process writes this file; none can from now on, until this one closes it or ends, however it ends.
+
+    Where the file system has no locks, nobody can tell.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _cut(fd: int) -> None:
+    """End the file with its last whole line; one that lacks nothing but its line break gets that."""
+    start = end = os.lseek(fd, 0, os.SEEK_END)
+    blocks: list[bytes] = []
+    while start > 0 and not (blocks and b"\n" in blocks[-1]):
+        size = min(_BLOCK, start)
+        start -= size
+        blocks.append(os.pread(fd, size, start))
+    last = b"".join(reversed(blocks)).rpartition(b"\n")[2]
+    if not last:
+        return
+    try:
+        msgspec.json.decode(last)
+    except (msgspec.DecodeError, RecursionError):
+        os.ftruncate(fd, end - len(last))
+    else:
+        os.write(fd, b"\n")
 
 
 def encode_line(line: RunLine) -> bytes:

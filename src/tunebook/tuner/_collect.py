@@ -81,7 +81,7 @@ class Collection:
         try:
             description = binding.spec.shape.describe((*args, *binding.constants))
             problem = binding.spec.shape.problem(description, binding.scope.measurement)
-        except (OpError, AttributeError, TypeError, IndexError) as error:
+        except (OpError, AttributeError, TypeError, IndexError, ValueError) as error:
             if not self.skipped[str(error)]:
                 logger.warning("a call of op %s is not tuned: %s", binding.spec.name, error)
             self.skipped[str(error)] += 1

@@ -27,9 +27,11 @@ from tunebook.measure import (
 )
 from tunebook.records import DEFAULT, Tactic
 from tunebook.search import FINALISTS, calls_needed, halving
+from tunebook.tuner._fit import that_fit
 from tunebook.tuner._held import Held
-from tunebook.tuner._lineup import Lineup, at_rest
-from tunebook.tuner._replicas import Conditions, Contender, conditions, contender
+from tunebook.tuner._isolation import FirstRuns
+from tunebook.tuner._lineup import Lineup
+from tunebook.tuner._replicas import Conditions, Contender, conditions, contender, spread
 from tunebook.tuner._tasks import Task
 
 #: Checking, first looks and halving may take this share of a problem's time; tactics beyond it are not reached.
@@ -38,19 +40,23 @@ ENTRY_SHARE = 0.6
 HALVING_SHARE = 0.8
 #: One layer's prepared weights may take this share of the memory that is free.
 PREPARE_SHARE = 0.25
-#: The other layers' weights, prepared for one tactic more in a race, may take this share of the memory that is free.
+#: All weights that a race prepares may take this share of the memory that is free, whatever the bound on what is held.
 RACE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What every tactic of a problem meets: the layers to rotate over, an input for each, and the right outputs."""
+    """What every tactic of a problem meets: the layers to rotate over, an input for each, and the right outputs.
+
+    `narrowed` where memory allows fewer layers than there should be.
+    """
 
     task: Task
     layers: Sequence[Binding]
     inputs: Sequence[tuple[Any, ...]]
     device: Device
     rng: random.Random
+    narrowed: bool = False
 
     @property
     def first(self) -> Binding:
@@ -60,6 +66,18 @@ class Ground:
     def reference(self) -> Reference:
         """What the default gives; whatever it raises is raised."""
         return Reference.of(self.task.cases(self.rng, self.first, self.device), self.first.constants)
+
+    @cached_property
+    def input_bytes(self) -> int:
+        return tensor_bytes(self.inputs)
+
+    def on(self, count: int) -> Ground:
+        """The same on so many of its layers, the first among them."""
+        if count == len(self.layers):
+            return self
+        places = spread(len(self.layers), count)
+        layers, inputs = [self.layers[place] for place in places], [self.inputs[place] for place in places]
+        return Ground(self.task, layers, inputs, self.device, self.rng, narrowed=True)
 
     def contender(self, tactic: Tactic) -> Contender:
         """A tactic on every layer, as in service. Raises whatever the runner's `prepare` raises."""
@@ -71,7 +89,7 @@ class Ground:
 
     @cached_property
     def _together(self) -> Conditions:
-        return conditions(self.task.problem, self.layers, self.inputs, self.device)
+        return conditions(self.task.problem, self.layers, self.inputs, self.device, narrowed=self.narrowed)
 
     @cached_property
     def on_first(self) -> Conditions:
@@ -79,13 +97,21 @@ class Ground:
 
 
 class Entrance:
-    """Brings tactics to the start of a race, on one device."""
+    """Brings tactics to the start of a race, on one device; by `first_runs` in a worker process first."""
 
-    def __init__(self, device: Device, rng: random.Random, memory_limit: int, held: Held) -> None:
+    def __init__(
+        self,
+        device: Device,
+        rng: random.Random,
+        memory_limit: int,
+        held: Held,
+        first_runs: FirstRuns | None = None,
+    ) -> None:
         self.device = device
         self.rng = rng
         self.memory_limit = memory_limit
         self.held = held
+        self.first_runs = first_runs
 
     def enter(self, lineup: Lineup, ground: Ground, budget: Budget) -> None:
         """Try tactics while there is time, at least one, and line up those that are worth a race.
@@ -96,7 +122,7 @@ class Entrance:
         """
         self.held.watch(ground.layers)
         if DEFAULT.name not in lineup.looks:
-            lineup.looks[DEFAULT.name] = [first_look(ground.alone(DEFAULT).calls[0], self.device)]
+            lineup.look_at_default(first_look(ground.alone(DEFAULT).calls[0], self.device))
         emptying = self._flush_seconds(ground) if lineup.large else 0.0
         tried = False
         while lineup.seen < lineup.space:
@@ -105,63 +131,79 @@ class Entrance:
                 break
             self._try(next(lineup.order), lineup, ground)
             tried = True
-            if lineup.large and self.held.over:
-                self.held.trim([ground.first], self._layouts_that_fit(lineup))
         if lineup.large:
             self._halve(lineup, ground, budget)
         self._screen(lineup, ground)
         self.line_up(lineup, ground)
 
     def line_up(self, lineup: Lineup, ground: Ground) -> None:
-        """Bind the default and all that are admitted to every layer; the best first looks have the memory first."""
-        needed = {candidate.layout for candidate in lineup.admitted.values()}
-        lineup.contenders = [ground.contender(DEFAULT)]
-        for candidate in sorted(lineup.admitted.values(), key=lambda c: lineup.look(c.name)):
-            self.held.trim(ground.layers, needed)
-            lacking = sum(not layer.prepared.bytes_of(candidate.layout) for layer in ground.layers[1:])
-            if candidate.bytes * lacking > RACE_SHARE * self.device.free_memory():
-                size = candidate.bytes * lacking / 1e9
-                detail = f"preparing weights on {lacking} more layers needs {size:.2f} GB, which is above the limit"
-                lineup.reject(candidate.tactic, Finding("memory", detail))
+        """Bind the default and all that are admitted to as many of the layers as there is memory for, the same for each.
+
+        Where they do not fit together even on the first layer alone, the best first looks have the memory.
+        """
+        self.held.watch(ground.layers)
+        ordered = sorted(lineup.admitted, key=lineup.look)
+        room = self._room(ground)
+        for count in range(len(ground.layers), 0, -1):
+            narrow = ground.on(count)
+            fit = that_fit(self.held, lineup, ordered, narrow.layers, room)
+            if len(fit.names) == len(ordered):
+                break
+        needed = self.held.lacking(narrow.layers, fit.sizes) + fit.workspace + ground.input_bytes
+        self.held.make_room(needed, narrow.layers, fit.sizes)
+        lineup.rotation, lineup.narrowed = narrow.layers, narrow.narrowed
+        lineup.contenders = [narrow.contender(DEFAULT)]
+        for name in ordered:
+            tactic, size = lineup.admitted[name].tactic, lineup.admitted[name].bytes + lineup.workspaces.get(name, 0)
+            if name not in fit.names:
+                detail = f"needs {size / 1e9:.2f} GB more for the race, which is above the limit"
+                lineup.reject(tactic, Finding("memory", detail, ran=False))
                 continue
             try:
-                lineup.contenders.append(ground.contender(candidate.tactic))
+                lineup.contenders.append(narrow.contender(tactic))
             except Exception as error:  # noqa: BLE001 - a runner's own `prepare` on another layer's weights
-                lineup.reject(candidate.tactic, failure(error, "preparing weights"))
+                lineup.reject(tactic, failure(error, "preparing weights"))
 
     def _try(self, tactic: Tactic, lineup: Lineup, ground: Ground) -> None:
         lineup.seen += 1
-        outcome = self._admit(tactic, ground)
+        outcome = self._admit(tactic, lineup, ground)
         if isinstance(outcome, Finding):
             lineup.reject(tactic, outcome)
             return
         candidate, passed = outcome
-        lineup.admitted[tactic.name] = at_rest(candidate)
-        lineup.errors[tactic.name] = passed.error
-        lineup.looks[tactic.name] = [passed.seconds]
+        lineup.admit(candidate, passed)
         # In a large space half of them will leave by their looks, and a check is no fair one. But far off is far off.
         if lineup.large and not hopeless(passed.seconds, 2 * lineup.best):
             self._look(lineup, ground, tactic)
 
-    def _admit(self, tactic: Tactic, ground: Ground) -> Finding | tuple[Contender, Passed]:
+    def _admit(self, tactic: Tactic, lineup: Lineup, ground: Ground) -> Finding | tuple[Contender, Passed]:
         first, reference = ground.first, ground.reference
         runner = ground.task.spec.runner_of(tactic)
         if runner is None:
-            return Finding("constraints", "the op does not offer it")
+            return Finding("constraints", "the op does not offer it", ran=False)
         if runner.workspace is not None:
             sized = _partial(runner.workspace, tactic)
             for case in reference.cases:
                 refusal = refuse_for_memory(sized, (*case.args, *first.constants), self.memory_limit)
                 if refusal is not None:
                     return refusal
+            lineup.workspaces[tactic.name] = max(int(sized(*case.args, *first.constants)) for case in reference.cases)
         needed = tensor_bytes(first.constants) if runner.prepare is not None else 0
         if needed > min(self.memory_limit, PREPARE_SHARE * self.device.free_memory()):
-            return Finding("memory", f"preparing weights needs about {needed / 1e9:.2f} GB, which is above the limit")
+            detail = f"preparing weights needs about {needed / 1e9:.2f} GB, which is above the limit"
+            return Finding("memory", detail, ran=False)
+        found: Finding | Passed | None = None
+        if self.first_runs is not None:
+            key, proven = ground.task.problem.key, tactic.name in lineup.proven
+            found = self.first_runs.run(key, first, reference, tactic, proven=proven)
+            if isinstance(found, Finding):
+                return found
+        self._make_room(tactic, lineup, ground)
         try:
             call = first.bound(tactic)
         except Exception as error:  # noqa: BLE001 - a runner's own `prepare`; its failure is the finding
             return failure(error, "preparing weights")
-        found = check(call, reference, self.device)
+        found = check(call, reference, self.device) if found is None else found
         if isinstance(found, Finding):
             return found
         try:
@@ -171,12 +213,13 @@ class Entrance:
 
     def _look(self, lineup: Lineup, ground: Ground, tactic: Tactic) -> None:
         """A fair look, which replaces that of the check where it is less."""
+        self._make_room(tactic, lineup, ground)
         try:
             look = first_look(ground.alone(tactic).calls[0], self.device)
         except Exception as error:  # noqa: BLE001 - a tactic that passed its check and fails now
             lineup.reject(tactic, failure(error, "timed after its check"))
             return
-        lineup.looks[tactic.name] = [min(look, lineup.look(tactic.name))]
+        lineup.look_again(tactic.name, look)
 
     def _flush_seconds(self, ground: Ground) -> float:
         """What making the caches cold costs before each call of halving."""
@@ -189,7 +232,8 @@ class Entrance:
     def _screen(self, lineup: Lineup, ground: Ground) -> None:
         """Screen out the hopeless; a check is no fair measure, so that nobody leaves without a look of its own."""
         for candidate in list(lineup.admitted.values()):
-            if not lineup.large and hopeless(lineup.look(candidate.name), lineup.best):
+            looked = lineup.large or candidate.name in lineup.fair
+            if not looked and hopeless(lineup.look(candidate.name), lineup.best):
                 self._look(lineup, ground, candidate.tactic)
         for name in [name for name in lineup.admitted if hopeless(lineup.look(name), lineup.best)]:
             lineup.screen(name)
@@ -197,13 +241,17 @@ class Entrance:
     def _halve(self, lineup: Lineup, ground: Ground, budget: Budget) -> None:
         """Of a large space's sample, leave the best few; the incumbent races in any case."""
         names = sorted((name for name in lineup.admitted if name != lineup.incumbent), key=lineup.look)
-        fitting = self._layouts_that_fit(lineup)
-        if any(lineup.admitted[name].layout not in fitting for name in names[: math.ceil(len(names) / 2)]):
-            names = [name for name in names if lineup.admitted[name].layout in fitting]
+        fit = that_fit(self.held, lineup, names, [ground.first], self._room(ground))
+        if any(name not in fit.names for name in names[: math.ceil(len(names) / 2)]):
+            names = [name for name in names if name in fit.names] or names[:1]
+        needed = self.held.lacking([ground.first], fit.sizes) + fit.workspace + ground.input_bytes
+        self.held.make_room(needed, [ground.first], fit.sizes)
         bound: dict[str, Contender] = {}
 
         def measure(name: str) -> float | None:
             candidate = lineup.admitted[name]
+            if (known := lineup.known_turn(name)) is not None:
+                return known
             try:
                 if name not in bound:
                     bound[name] = ground.alone(candidate.tactic)
@@ -211,7 +259,7 @@ class Entrance:
             except Exception as error:  # noqa: BLE001 - a tactic that passed its check and fails now
                 lineup.reject(candidate.tactic, failure(error, "timed after its check"))
                 return None
-            lineup.looks[name].append(seconds)
+            lineup.turn(name, seconds)
             return seconds
 
         found = halving(
@@ -223,21 +271,23 @@ class Entrance:
         lineup.halved = found.complete
         for name in [name for name in lineup.admitted if name not in found.survivors and name != lineup.incumbent]:
             lineup.screen(name)
-        bound.clear()
-        self.held.trim([ground.first], {candidate.layout for candidate in lineup.admitted.values()})
 
-    def _layouts_that_fit(self, lineup: Lineup) -> set[str]:
-        """The layouts of the better half by looks, as far as they fit the memory together; the incumbent's in any case."""
-        ordered = sorted(lineup.admitted, key=lambda name: (name != lineup.incumbent, lineup.look(name)))
-        kept: set[str] = {""}
-        held = 0
-        for name in ordered[: math.ceil(len(ordered) / 2)]:
-            candidate = lineup.admitted[name]
-            if candidate.layout not in kept and held + candidate.bytes > self.held.limit and len(kept) > 1:
-                continue
-            held += candidate.bytes if candidate.layout not in kept else 0
-            kept.add(candidate.layout)
-        return kept
+    def _make_room(self, tactic: Tactic, lineup: Lineup, ground: Ground) -> None:
+        """Make room for a call of a tactic on the first layer. Layouts of the best looks stay as far as they fit beside it."""
+        first, runner = ground.first, ground.task.spec.runner_of(tactic)
+        layout = runner.layout_of(tactic) if runner is not None else ""
+        needed = ground.input_bytes + lineup.workspaces.get(tactic.name, 0)
+        if runner is not None and runner.prepare is not None and layout not in first.prepared.layouts:
+            needed += tensor_bytes(first.constants)
+        if self.held.bytes + needed > self.held.limit:
+            ordered = sorted(lineup.admitted, key=lambda name: (name != lineup.incumbent, lineup.look(name)))
+            kept = that_fit(self.held, lineup, ordered, [first], self.held.room(needed)).sizes
+            self.held.make_room(needed, [first], {layout, *kept})
+
+    def _room(self, ground: Ground) -> int:
+        """The bytes that a problem's prepared weights, and one call, may take."""
+        free = self.device.free_memory() + self.held.bytes
+        return min(self.held.room(ground.input_bytes), int(RACE_SHARE * free))
 
 
 def _halving_seconds(lineup: Lineup, emptying: float) -> float:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tunebook.errors import UsageError
 from tunebook.ops import OpSpec, Runner
 from tunebook.records import DEFAULT, Member, Offered, Problem, Rejected, Tactic, Verdict
 from tunebook.search import space_filling
+from tunebook.store._text import one_line
+from tunebook.tuner._admissible import foreign, incredible, misplaced, not_offered
 
 #: A problem with so many tactics beside the default has each of them tried; of more, a sample.
 SMALL_SPACE = 24
@@ -46,12 +48,16 @@ class Answer:
     """What a cached verdict is worth today.
 
     `members` are those of the frontier that may serve, best first (none: the verdict is worth nothing); `changed` are the
-    runners that must race the incumbent; `notes` name each reason why the verdict was not simply taken.
+    runners that must race the incumbent; `notes` name each reason why the verdict was not simply taken. `rejected` are the
+    tactics that ran and were rejected, and need not run again: neither their runner nor what they are judged by has changed.
     """
 
     members: tuple[Member, ...]
     changed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+    #: What the pin that decided this is for (``linear@M≤16``); empty where none did.
+    pin: str = ""
 
     @property
     def tactic(self) -> Tactic | None:
@@ -70,6 +76,9 @@ def available_runners(spec: OpSpec) -> dict[str, Runner]:
 def answer(verdict: Verdict, spec: OpSpec, default_version: str, selection: Selection) -> Answer:
     """Compare a verdict with what the op offers today."""
     runners = available_runners(spec)
+    problem = Problem.parse(verdict.problem)
+    if (wrong := foreign(problem, spec) or incredible(verdict)) is not None:
+        return Answer((), notes=(one_line(wrong),))
     notes: list[str] = []
     changed: list[str] = []
     for name, runner in runners.items():
@@ -89,34 +98,44 @@ def answer(verdict: Verdict, spec: OpSpec, default_version: str, selection: Sele
     if known_default is not None and default_changed:
         notes.append(f"the default is {default_version!r}, the verdict is about {known_default.version!r}")
     members: list[Member] = []
+    tried: set[Tactic] = set()
     for member in verdict.frontier:
-        reason = _refused(Tactic.parse(member.tactic), verdict, spec, runners, default_changed)
+        tactic = Tactic.parse(member.tactic)
+        if tactic in tried:
+            continue
+        tried.add(tactic)
+        if tactic == DEFAULT and default_changed:
+            reason: str | None = "the default has changed"
+        else:
+            reason = (
+                not_offered(tactic, problem, spec, runners)
+                or _outdated(tactic, verdict, runners)
+                or misplaced(member, tactic, runners)
+            )
         if reason is None:
             members.append(member)
         elif not members:  # a winner that does not serve is worth a word; what stands behind the one that does is not
             notes.append(f"{member.tactic}: {reason}")
     if default_changed:
         changed.append(DEFAULT.runner)
-    return Answer(tuple(members), tuple(changed), tuple(notes))
+    rejected = tuple(
+        known
+        for known in verdict.rejected
+        if (known.ran or known.harm)
+        and (tactic := Tactic.parse(known.tactic)) != DEFAULT
+        and (known.harm or not default_changed)  # the others are judged by the default
+        and not_offered(tactic, problem, spec, runners) is None
+        and _outdated(tactic, verdict, runners) is None
+    )
+    return Answer(tuple(members), tuple(changed), tuple(map(one_line, notes)), rejected)
 
 
-def _refused(
-    tactic: Tactic, verdict: Verdict, spec: OpSpec, runners: dict[str, Runner], default_changed: bool
-) -> str | None:
-    """Why a remembered tactic does not serve today, or None."""
+def _outdated(tactic: Tactic, verdict: Verdict, runners: Mapping[str, Runner]) -> str | None:
+    """Why a remembered tactic is not what it was when the verdict was reached, or None."""
     if tactic == DEFAULT:
-        return "the default has changed" if default_changed else None
-    runner = runners.get(tactic.runner)
-    if runner is None:
-        known = spec.runners.get(tactic.runner)
-        why = known.requirement.reason() if known else None
-        return f"runner {tactic.runner} is not available: {why}" if why else f"runner {tactic.runner} is not offered"
-    if not runner.offers(tactic):
-        return "the op does not offer this tactic"
-    known_version = verdict.offered.get(tactic.runner)
-    if known_version is None or known_version.version != runner.version:
-        return f"version {known_version.version if known_version else '-'} ≠ {runner.version}"
-    return None
+        return None
+    known, now = verdict.offered.get(tactic.runner), runners[tactic.runner].version
+    return None if known is not None and known.version == now else f"version {known.version if known else '-'} ≠ {now}"
 
 
 @dataclass
@@ -124,7 +143,9 @@ class Field:
     """The tactics that race on a problem, the refusals, the runners that cannot run here, and what was offered.
 
     `first` are the default and the incumbent; `queues` the other tactics that fit, by runner, as declared; `former` is how
-    many more fit of which a former verdict speaks, so that they need not race.
+    many more fit of which a former verdict speaks, so that they need not race. `recalled` are those of the runners that race
+    which a former verdict rejected: they count as tried; `carried` are such rejections of the other runners. `proven` are the
+    names of those that the former verdict says are right.
     """
 
     first: list[Tactic] = field(default_factory=list)
@@ -133,11 +154,14 @@ class Field:
     unavailable: list[Rejected] = field(default_factory=list)
     offered: dict[str, Offered] = field(default_factory=dict)
     former: int = 0
+    recalled: list[Rejected] = field(default_factory=list)
+    carried: list[Rejected] = field(default_factory=list)
+    proven: frozenset[str] = frozenset()
 
     @property
     def tactics(self) -> int:
-        """How many there are, the default among them."""
-        return len(self.first) + sum(map(len, self.queues))
+        """How many there are, the default and those that are recalled among them."""
+        return len(self.first) + sum(map(len, self.queues)) + len(self.recalled)
 
     @property
     def large(self) -> bool:
@@ -161,6 +185,9 @@ def entrants(problem: Problem, spec: OpSpec, default_version: str, selection: Se
     incumbent = known.tactic if known else None
     if incumbent is not None and incumbent != DEFAULT:
         found.first.append(incumbent)
+    if known is not None:
+        found.proven = frozenset(member.tactic for member in known.members)
+    before = {} if known is None else {rejected.tactic: rejected for rejected in known.rejected}
     for name, runner in spec.runners.items():
         if not selection.takes_runner(name):
             continue
@@ -168,6 +195,7 @@ def entrants(problem: Problem, spec: OpSpec, default_version: str, selection: Se
         if incumbent is not None and known and name not in known.changed:
             others = [tactic for tactic in runner.space_of(problem) if why is None and tactic != incumbent]
             found.former += sum(runner.refusal(tactic, problem) is None for tactic in others)
+            found.carried += [r for tactic in others if (r := before.get(tactic.name)) is not None]
             continue
         if why is not None:
             found.unavailable.append(Rejected(tactic=name, reason="unavailable", detail=why))
@@ -178,7 +206,11 @@ def entrants(problem: Problem, spec: OpSpec, default_version: str, selection: Se
             refusal = runner.refusal(tactic, problem)
             if refusal is not None:
                 found.rejected.append(Rejected(tactic=tactic.name, reason="constraints", detail=refusal))
-            elif tactic not in found.first:
+            elif tactic in found.first:
+                continue
+            elif tactic.name in before:
+                found.recalled.append(before[tactic.name])
+            else:
                 fits.append(tactic)
         found.queues.append(fits)
     return found

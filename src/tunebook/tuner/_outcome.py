@@ -13,13 +13,14 @@ logger = logging.getLogger("tunebook.tuner")
 
 @dataclass
 class Outcome:
-    """What a session did. Seconds are wall clock."""
+    """What a session did. Seconds are wall clock; `resumed` problems were settled before the run was resumed."""
 
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     members: dict[str, tuple[Member, ...]] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     seen: int = 0
     cached: int = 0
+    resumed: int = 0
     fresh: list[str] = field(default_factory=list)
     refused: list[tuple[str, Rejected]] = field(default_factory=list)
     left_out: int = 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tunebook.measure import Budget, allowance
 from tunebook.records import Problem, Verdict
+from tunebook.store import Recorded
 from tunebook.tuner._entrants import Answer, Selection, entrants
 from tunebook.tuner._tasks import Task
 from tunebook.tuner._tune import ProblemTuner, Settled
@@ -23,11 +24,15 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Todo:
-    """A problem to settle, with what the cache answers: `before` is the verdict that `known` is about."""
+    """A problem to settle, with what the cache answers: `before` is the verdict that `known` is about.
+
+    `recorded` is what an interrupted tuning measured of it.
+    """
 
     task: Task
     known: Answer | None
     before: Verdict | None
+    recorded: Recorded | None = None
 
     @property
     def key(self) -> str:
@@ -70,6 +75,7 @@ class Passes:
         self.continuing = continuing
         self._families: dict[tuple[str, str], list[Verdict]] = {}
         self._open: dict[str, tuple[Todo, Standing, float]] = {}
+        self._current: tuple[Todo, bool] | None = None
 
     def run(self, todo: list[Todo], standing: dict[str, Verdict]) -> None:
         """Settle all of `todo`; `standing` are the verdicts that stand already, of whichever problem."""
@@ -77,8 +83,19 @@ class Passes:
         for key, verdict in standing.items():
             if key not in waiting:
                 self._families.setdefault(_family(Problem.parse(key)), []).append(verdict)
-        self._first_pass(todo)
-        self._second_pass()
+        try:
+            self._first_pass(todo)
+            self._second_pass()
+        finally:
+            self.tuner.held.let_go()
+
+    def by_now(self) -> Report | None:
+        """What may be said of the problem in whose race an interruption came, if that is anything new."""
+        if self._current is None:
+            return None
+        item, again = self._current
+        settled = self.tuner.by_now()
+        return None if settled is None else Report(item, settled, again=again)
 
     def _first_pass(self, todo: list[Todo]) -> None:
         """Every problem once, the one that is worth most first, for its share of the time that is left and a few rounds.
@@ -106,8 +123,10 @@ class Passes:
             self.record(Report(item, self.tuner.leave_out(task, field), left_out=True))
             return
         rounds = FIRST_ROUNDS if math.isfinite(self.budget.seconds) else None  # time that has no end is not saved
-        settled = self.tuner.settle(task, field, item.known, item.before, seconds, rounds)
+        self._current = item, False
+        settled = self.tuner.settle(task, field, item.known, item.before, seconds, rounds, item.recorded)
         self.record(Report(item, settled))
+        self._current = None
         self._families.setdefault(_family(task.problem), []).append(settled.verdict)
         self._keep(item, settled)
 
@@ -125,24 +144,19 @@ class Passes:
             done = min(int(self.budget.spent() - begun), seconds - 1)
             self.progress(done, seconds, f"going on: {item.key}")
             values = sorted((value for _, _, value in self._open.values()), reverse=True)
+            self._current = item, True
             settled = self.tuner.go_on(standing, allowance(self.budget.left(), values, 0), self.budget.over)
             self.record(Report(item, settled, again=True))
+            self._current = None
             self._keep(item, settled)
         self.progress(seconds, seconds, "")
 
     def _keep(self, item: Todo, settled: Settled) -> None:
-        """Keep a race that may go on, with its prepared weights as long as they fit the memory."""
-        held = self.tuner.held
+        """Keep a race that may go on."""
         self._open.pop(item.key, None)
         if settled.open is not None:
             gain = open_gain(settled.verdict)
             self._open[item.key] = item, settled.open, worth(item.task.weight, gain, settled.verdict)
-        held.trim()
-        for _, standing, _ in sorted(self._open.values(), key=lambda opened: opened[2]):
-            if not held.over:
-                return
-            self.tuner.park(standing)
-            held.trim()
 
     def _worth(self, item: Todo) -> float:
         task, before = item.task, item.serving

@@ -25,8 +25,12 @@ def replicas(layers: Sequence[Binding]) -> list[Binding]:
         return list(layers)
     each = max(1, max(tensor_bytes(layer.constants) for layer in layers))
     count = min(len(layers), MAX_REPLICAS, max(MIN_REPLICAS, -(-ROTATION_BYTES // each)))
-    step = len(layers) / count
-    return [layers[int(i * step)] for i in range(count)]
+    return [layers[place] for place in spread(len(layers), count)]
+
+
+def spread(length: int, count: int) -> list[int]:
+    """So many places, evenly spread over so many, the first among them."""
+    return [int(i * length / count) for i in range(count)]
 
 
 @dataclass(frozen=True)
@@ -45,19 +49,28 @@ PLAIN = Conditions()
 
 
 def conditions(
-    problem: Problem, layers: Sequence[Binding], inputs: Sequence[tuple[Any, ...]], device: Device
+    problem: Problem,
+    layers: Sequence[Binding],
+    inputs: Sequence[tuple[Any, ...]],
+    device: Device,
+    *,
+    narrowed: bool = False,
 ) -> Conditions:
     """The conditions of service for `problem`, over all the layers that are rotated over, with their inputs.
 
     Weights are cold in service: the rest of the model came between two calls of a layer. Where all weights of the rotation
     together are less than a flush of the device, they would stay in a cache, so they are flushed. Inputs are warm in
     service, the op before has just written them: they are read once after each flush. An op without weights needs none.
+
+    narrowed: memory allows these layers only, fewer than leave nothing in the caches. An op may read a small part of its
+    weights (those of the experts that are chosen), so that they are flushed whatever they take in all.
+
     Raises UsageError for a policy that the device cannot follow.
     """
     policy = MeasurementPolicy.of(problem.policy, device)
     capture = device.capture if policy is MeasurementPolicy.CAPTURED else None
     weights, flush = tensor_bytes([layer.constants for layer in layers]), device.flush()
-    if not 0 < weights < flush.bytes:
+    if not (weights and flush.bytes) or (weights >= flush.bytes and not narrowed):
         return Conditions(None, capture)
     live = [value for args in inputs for value in args if hasattr(value, "untyped_storage")]
 

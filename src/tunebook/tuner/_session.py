@@ -4,45 +4,47 @@ from __future__ import annotations
 
 import logging
 import random
-import sys
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tunebook.devices import Device, device_of
+import msgspec
+
+from tunebook.devices import Device, device_of, give_back
 from tunebook.dispatch import tensor_bytes
 from tunebook.envs import envs
 from tunebook.measure import CONTINUED, THOROUGH, USUAL, Budget, memory_limit
-from tunebook.ops import OpSpec
 from tunebook.records import (
     Environment,
-    Footer,
-    Header,
-    Member,
     Plan,
-    Problem,
     Rejected,
-    Verdict,
+    Settings,
 )
 from tunebook.store import (
-    CacheContents,
     Location,
-    Miss,
     Policy,
     ResolvedPolicy,
-    RunWriter,
-    new_session_id,
+    better_supported,
     publish,
-    read_cache,
+    resolve_policy,
 )
 from tunebook.tuner._collect import Collection
-from tunebook.tuner._entrants import Answer, Selection, answer, available_runners
+from tunebook.tuner._entrants import Selection, answer
 from tunebook.tuner._held import Held, held_bytes
+from tunebook.tuner._isolation import FirstRuns, Isolate, Tally
 from tunebook.tuner._outcome import Outcome, log_policy
 from tunebook.tuner._passes import Passes, Progress, Report, Todo
+from tunebook.tuner._recall import Recall
+from tunebook.tuner._resumed import Resumed
+from tunebook.tuner._run_record import RunRecord
 from tunebook.tuner._tasks import tasks
 from tunebook.tuner._tune import ProblemTuner
-from tunebook.tuner._worth import surer
+
+if TYPE_CHECKING:
+    from tunebook.tuner._ranks import Ranks
 
 logger = logging.getLogger("tunebook.tuner")
 
@@ -65,86 +67,140 @@ class Session:
         seed: int | None = None,
         continuing: bool = False,
         thorough: bool = False,
+        fingerprint: str = "",
+        settings: Settings | None = None,
+        resumed: Resumed | None = None,
+        isolate: Isolate | str | None = None,
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
         self.policy = policy.policy
+        self.isolate = Isolate.of(isolate)
+        self.first_runs = Tally()
         self.device = device or device_of("cpu")
         self.environment: Environment = self.device.environment()
         self.location = Location.of(self.environment, cache)
         self.selection = selection or Selection()
         self.model = model
+        self.fingerprint = fingerprint
         self.note = note
+        self.settings = msgspec.structs.replace(
+            settings or Settings(),
+            cache=str(self.location.cache),
+            seed=seed,
+            ops=self.selection.ops,
+            skip_ops=self.selection.skip_ops,
+            runners=self.selection.runners,
+            continuing=continuing,
+            thorough=thorough,
+            isolate=self.isolate.value,
+        )
         self.continuing = continuing
         self.effort = THOROUGH if thorough else CONTINUED if continuing else USUAL
         self.rng = random.Random(seed)
-        self.contents: CacheContents | None = None
-        self._now = now
-        self._writer: RunWriter | None = None
-        self._id = new_session_id()
         self._started = self.device.clock()
         self.outcome = Outcome()
-        self._settled = 0
+        self._settled = resumed.settled if resumed is not None else 0
         self._left_out = 0
         self._published = ""
         self._resolved = policy
-        if self.policy is not Policy.FRESH:
-            self.contents = read_cache(self.location.cache, self.environment)
+        self._resumed = resumed
+        self._passes: Passes | None = None
+        self.ranks: Ranks | None = None  #: the others, where several ranks tune together
+        self._planned: Plan | None = None
+        self.recall = Recall(
+            self.policy, self.location, self.environment, self.selection, resumed, continuing=continuing
+        )
+        self.record = RunRecord(
+            self.location,
+            self.environment,
+            self.policy,
+            self.settings,
+            self._refused,
+            resumed,
+            now,
+            model=model,
+            fingerprint=fingerprint,
+            note=note,
+        )
+
+    @classmethod
+    def resume(
+        cls,
+        path: Path | str,
+        *,
+        device: Device | None = None,
+        model: str = "",
+        fingerprint: str = "",
+        now: Callable[[], datetime] = datetime.now,
+    ) -> Session:
+        """The session that wrote the run at `path`, to go on in it: as it was asked for, with all that it measured.
+
+        Raises StoreError, in one line, for a run that cannot go on here.
+        """
+        device = device or device_of("cpu")
+        environment = device.environment()
+        resumed = Resumed.open(path, environment, fingerprint, model)
+        header, settings = resumed.header, resumed.settings
+        usual = str(Location.of(environment).cache) == settings.cache
+        policy = replace(resolve_policy(True, header.policy), why=f"as the run {resumed.path.name} was")
+        return cls(
+            policy,
+            cache=None if usual else settings.cache,
+            device=device,
+            selection=resumed.selection,
+            model=header.model,
+            note=header.note,
+            seed=settings.seed,
+            continuing=settings.continuing,
+            thorough=settings.thorough,
+            isolate=settings.isolate or None,
+            fingerprint=header.fingerprint,
+            settings=settings,
+            resumed=resumed,
+            now=now,
+        )
+
+    def join(self, group: object, options: Mapping[str, object]) -> Ranks:
+        """Tune together with the other ranks of a process group from now on. `options` are what all were asked for, by name.
+
+        Raises UsageError, on every rank, for options and environments that contradict each other; RankError for a rank
+        that does not come.
+        """
+        from tunebook.tuner._ranks import Ranks
+
+        self.ranks = Ranks(self, group, options)
+        self.recall.together = True
+        return self.ranks
 
     @property
-    def misses(self) -> tuple[Miss, ...]:
-        """What of the cache cannot be served; entries that are bad are known once they were looked up."""
-        return self.contents.misses if self.contents else ()
+    def spent(self) -> float:
+        """Seconds that were measured before the run was resumed."""
+        return self._resumed.spent if self._resumed is not None else 0.0
 
     def announce(self) -> None:
         """Log under which policy, by whose decision and with which cache this session runs, and what of the cache is missed."""
         log_policy(self._resolved, self.location)
-        for miss in self.misses:
+        for miss in self.recall.misses:
             logger.log(logging.INFO if miss.kind == "absent" else logging.WARNING, "cache miss: %s", miss)
-
-    def serving(self, ops: Mapping[str, tuple[OpSpec, str]]) -> tuple[dict[str, tuple[Member, ...]], list[str]]:
-        """What the cache can answer without a call: the members that may serve, by problem; each miss in words (logged too).
-
-        `ops` gives each op with the version of its default.
-        """
-        found: dict[str, tuple[Member, ...]] = {}
-        misses: list[str] = []
-        for key in self.contents.verdicts if self.contents else ():
-            spec, default_version = ops.get(Problem.parse(key).op, (None, ""))
-            known = self.known(key, spec, default_version) if spec else None
-            misses += [f"{key}: {note}" for note in (known.notes if known else ("the op is not declared here",))]
-            if known is not None and known.members:
-                found[key] = known.members
-        for note in misses:
-            logger.info("cache miss: %s", note)
-        return found, misses
+        if pins := self.recall.pinned.pins.tactics:
+            logger.info("%d pins in %s go before the cache", len(pins), self.recall.pinned.pins.path)
+        if self._resumed is not None:
+            logger.info(
+                "the run %s goes on: %d problems are settled in it, %.1f s were measured",
+                self._resumed.path,
+                self._resumed.settled,
+                self._resumed.spent,
+            )
 
     @property
     def run_problem(self) -> str | None:
         """Why the run file is missing or not complete, or None."""
-        return self._writer.problem if self._writer is not None else None
+        return self.record.problem
 
     @property
     def run_path(self) -> str | None:
         """The run file, once something was tuned."""
-        return str(self._writer.path) if self._writer is not None and self._writer.path is not None else None
-
-    def plan_of(self, fingerprint: str) -> Plan | None:
-        """What the cache remembers of a model's plan; never under FRESH."""
-        return self.contents.plans.get(fingerprint) if self.contents else None
-
-    def verdict_of(self, key: str) -> Verdict | None:
-        return self.contents.verdicts.get(key) if self.contents else None
-
-    def known(self, key: str, spec: OpSpec, default_version: str) -> Answer | None:
-        """What the cache answers for a problem, or None where it holds nothing about it."""
-        verdict = self.verdict_of(key)
-        if verdict is None:
-            return None
-        known = answer(verdict, spec, default_version, self.selection)
-        if self.continuing and verdict.status == "unresolved":
-            every = tuple(name for name in available_runners(spec) if self.selection.takes_runner(name))
-            return replace(known, changed=every, notes=(*known.notes, "unresolved: the tuning goes on"))
-        return known
+        return self.record.path
 
     def tune(self, collection: Collection, budget_s: float | None, progress: Progress | None = None) -> Outcome:
         """Settle what was collected. With REPLAY nothing is measured; what is not known keeps the default."""
@@ -156,21 +212,34 @@ class Session:
             outcome.seen += 1
             outcome.weights[key] = task.weight
             layer = task.family.layers[0]
-            known = self.known(key, task.spec, layer.default_version)
+            known = self.recall.known(key, task.spec, layer.default_version)
             if known is not None:
                 outcome.misses += [f"{key}: {note}" for note in known.notes]
-                if known.tactic is not None:
+                verdict = self.recall.verdict_of(key)
+                if known.tactic is not None and verdict is not None:
                     outcome.members[key] = known.members
-                    outcome.verdicts[key] = self.contents.verdicts[key]  # type: ignore[union-attr]  # known came from it
+                    outcome.verdicts[key] = verdict
             takes = self.selection.takes_op(task.spec.name)
-            if (known is not None and known.complete) or not takes or self.policy is Policy.REPLAY:
-                outcome.cached += known is not None and known.tactic is not None
+            recorded = self._resumed.recorded(key, task.spec, layer.default_version) if self._resumed else None
+            complete = known is not None and known.complete and (recorded is None or bool(known.pin))
+            takes = takes and (self.ranks is not None or not task.spec.communicates)
+            if complete or not takes or self.policy is Policy.REPLAY:
+                taken = known is not None and known.tactic is not None
+                settled = self._resumed is not None and self._resumed.settles(key) and not (known and known.pin)
+                outcome.resumed += taken and settled
+                outcome.cached += taken and not settled
                 continue
-            todo.append(Todo(task, known, self.verdict_of(key)))
+            todo.append(Todo(task, known, self.recall.verdict_of(key), recorded))
         for note in outcome.misses:
             logger.info("cache miss: %s", note)
         layers = [layer.constants for family in collection.families.values() for layer in family.layers]
-        self._settle(todo, outcome, budget_s, tensor_bytes(layers), progress)
+        inputs = [observation.inputs for observation in collection.observations]
+        if self.ranks is not None:
+            todo, budget_s = self.ranks.share(tasks(collection), todo, budget_s, self._record, progress)
+        self._settle(todo, outcome, budget_s, tensor_bytes(layers), tensor_bytes(inputs), progress)
+        if self.ranks is not None:
+            self.ranks.gather(outcome)
+            self._settled = outcome.tuned
         outcome.seconds = self.device.clock() - started
         self._left_out += outcome.left_out
         return outcome
@@ -181,53 +250,84 @@ class Session:
         outcome: Outcome,
         budget_s: float | None,
         weights: int,
+        inputs: int,
         progress: Progress | None,
     ) -> None:
         if not todo:
             return
-        writer = self.writer()
-        free = self.device.free_memory()
+        writer = self.record.writer()
+        give_back()
+        free, asked = self.device.free_memory(), envs.TUNEBOOK_MEMORY_LIMIT_GB.get()
+        held = Held(held_bytes(memory_limit(free, None), weights), inputs)
+        limit = held.room(0) if asked is None else memory_limit(free, asked)
+        first_runs = FirstRuns(self.isolate, self.device, limit, self.first_runs)
         tuner = ProblemTuner(
-            self.device,
+            self.device if self.ranks is None else self.ranks.device,
             self.rng,
-            memory_limit=memory_limit(free, envs.TUNEBOOK_MEMORY_LIMIT_GB.get()),
-            held=Held(held_bytes(memory_limit(free, None), weights)),
+            memory_limit=limit,
+            held=held,
             effort=self.effort,
             run=writer.path.name if writer.path else "",
+            journal=self.record.journal,
+            first_runs=first_runs,
         )
         budget = Budget(budget_s, self.device)
+        if self.ranks is not None:
+            tuner, budget = self.ranks.in_turns(tuner, budget_s)
         passes = Passes(tuner, budget, self.selection, self._record, progress, continuing=self.continuing)
-        passes.run(todo, outcome.verdicts)
+        self._passes = passes
+        try:
+            first_runs.expect({item.task.spec.name: item.task.spec for item in todo}.values())
+            passes.run(todo, outcome.verdicts)
+        finally:
+            first_runs.close()
+        self._passes = None
 
     def _record(self, report: Report) -> None:
         """Put a result into the run file and the outcome. A former verdict that still serves is not replaced by a lesser one."""
-        writer, outcome, key, verdict = self.writer(), self.outcome, report.todo.key, report.settled.verdict
+        writer, outcome, key, verdict = self.record.writer(), self.outcome, report.todo.key, report.settled.verdict
+        if report.left_out and self._resumed is not None and self._resumed.decided(key):
+            outcome.resumed += 1  # what was decided before the interruption stands
+            return
         outcome.left_out += report.left_out
         if report.left_out and report.todo.serving is not None:
             return
-        for trial in report.settled.trials:
-            writer.trial(key, trial)
-            if isinstance(trial, Rejected) and trial.reason != "unavailable":
-                outcome.refused.append((key, trial))
         if not report.left_out and not report.again:
             outcome.fresh.append(key)
             self._settled += 1
-        if report.todo.serving is not None and surer(report.todo.serving, verdict):
+        if report.todo.serving is not None and better_supported(report.todo.serving, verdict):
             return
-        writer.verdict(verdict)
+        writer.verdict(verdict, open=report.settled.open is not None)
         task = report.todo.task
         outcome.verdicts[key] = verdict
         outcome.members[key] = answer(verdict, task.spec, task.family.layers[0].default_version, self.selection).members
         logger.debug("%s: %s, %.2fx the default", key, verdict.winner, verdict.speedup)
 
+    def _refused(self, key: str, rejected: Rejected) -> None:
+        if rejected.reason != "unavailable":
+            self.outcome.refused.append((key, rejected))
+
+    def propose(self, plan: Plan) -> None:
+        """Put a plan into the run file before it is proven; an interruption of the proof leaves it."""
+        self._planned = plan
+        if self.record.begun is not None:
+            self.record.begun.plan(plan)
+
     def publish(self, outcome: Outcome, plan: Plan | None = None) -> None:
-        """Put verdicts and plan into the run file and, with REUSE, into the cache."""
-        if plan is not None and self._writer is not None:
-            self._writer.plan(plan)
-        fresh = {key: v for key, v in outcome.verdicts.items() if self.verdict_of(key) != v}
-        unchanged = plan is None or self.plan_of(plan.fingerprint) == plan
+        """Put verdicts and plan into the run file and, with REUSE, into the cache; of several ranks one does."""
+        if self.ranks is not None:
+            self._published = self.ranks.publish(outcome, plan, lambda: self._publish(outcome, plan))
+        else:
+            self._published = self._publish(outcome, plan)
+
+    def _publish(self, outcome: Outcome, plan: Plan | None) -> str:
+        """The path of the cache where it has been written, else what it was before."""
+        if plan is not None and self.record.begun is not None and plan != self._planned:
+            self.record.begun.plan(plan)
+        fresh = self.recall.unheld(outcome.verdicts)
+        unchanged = plan is None or self.recall.holds(plan)
         if self.policy is not Policy.REUSE or (not fresh and unchanged):
-            return
+            return self._published
         plans = {} if plan is None else {plan.fingerprint: plan}
         published = publish(self.location, self.environment, fresh, plans)
         if published.note:
@@ -239,47 +339,49 @@ class Session:
             )
         if published.written or not published.problem:
             outcome.published = True
-            self._published = str(published.path)
+            return str(published.path)
+        return self._published
 
-    def writer(self) -> RunWriter:
-        """The session's run file, created when first needed."""
-        if self._writer is None:
-            from tunebook._version import __version__
+    def interrupt(self, error: BaseException) -> None:
+        """Keep what was reached before an interruption, and note on the error how to go on.
 
-            now = self._now()
-            header = Header(
-                session=self._id,
-                started=now.isoformat(timespec="seconds"),
-                policy=self.policy.value,
-                environment=self.environment,
-                version=__version__,
-                model=self.model,
-                command=tuple(sys.argv),
-                note=self.note,
-            )
-            self._writer = RunWriter.create(self.location.runs, self.location.cache.stem, header, now)
-        return self._writer
-
-    def interrupt(self) -> None:
-        """Keep what was settled before an interruption: publish it, and close the run file without its last line."""
-        self.publish(self.outcome)
-        if self._writer is not None:
-            self._writer.close()
+        The race that was under way is judged by what it has. With REUSE all verdicts are published, and the plan, unverified,
+        where the cache holds none. The run file is closed without its last line.
+        """
+        try:
+            report = self._passes.by_now() if self._passes is not None else None
+            if report is not None:
+                self._record(report)
+        except Exception as fault:  # noqa: BLE001 - its samples are in the run file; what was decided before is published
+            logger.warning("the race that was under way was not judged: %s", fault)
+        lost = self.ranks.broken(error, self.outcome) if self.ranks is not None else None
+        plan = self._planned
+        contents = self.recall.contents
+        if plan is not None and contents is not None and plan.fingerprint in contents.plans:
+            plan = None
+        self.publish(self.outcome, plan)
+        if self.record.begun is not None and not self.record.ended:
+            self.record.begun.close()
             logger.warning("interrupted: %d problems were tuned, run file %s", self._settled, self.run_path)
+        going_on = self.ranks is None and not self.record.ended
+        if self.run_path is not None and self.run_problem is None and going_on:
+            error.add_note(self._remedy(self.run_path))
+        if lost is not None:
+            raise lost from error
+
+    def _remedy(self, path: str) -> str:
+        """How an interrupted tuning goes on."""
+        if self.settings.source:
+            files = "".join(f" --with {shlex.quote(file)}" for file in self.settings.files)
+            return f"go on with: tunebook tune --resume {shlex.quote(path)}{files}"
+        return f"go on with: {'runner.autotune' if self.model else 'tunebook.autotune'}(resume={path!r})"
 
     def finish(self) -> None:
         """Write the run file's last line, and log how it went."""
-        seconds = self.device.clock() - self._started
-        if self._writer is not None:
-            self._writer.finish(
-                Footer(
-                    finished=self._now().isoformat(timespec="seconds"),
-                    seconds=seconds,
-                    problems=self._settled,
-                    left_out=self._left_out,
-                    published=self._published,
-                )
-            )
+        seconds = self.device.clock() - self._started + self.spent
+        self.record.finish(seconds, self._settled, self._left_out, self._published)
+        if self.ranks is not None:
+            self.ranks.close()
         logger.info(
             "autotune completed: %d problems tuned in %.1f s, %d from the cache, %d left out, run file %s",
             self._settled,
@@ -288,7 +390,7 @@ class Session:
             self._left_out,
             self.run_path or "none",
         )
-        if self.policy is Policy.FRESH and self._writer is not None:
+        if self.policy is Policy.FRESH and self.record.begun is not None:
             logger.warning(
                 "cache reuse is off: this tuning cost %.1f s and every start will cost as much again; "
                 "unset the variable (or drop --fresh) to reuse the cache",

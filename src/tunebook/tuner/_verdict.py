@@ -1,46 +1,36 @@
-"""From a race to its verdict: what was chosen, what stays from before, what the run file is told, and the remark."""
+"""From a race to its verdict: what was chosen, what stays from before, and the remark."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from dataclasses import field as dataclass_field
 
-from tunebook.dispatch import Binding
 from tunebook.measure import SCREENING, Choice, Entry, RaceResult, choose, drifted, rescale
-from tunebook.records import DEFAULT, Member, Offered, Rejected, Tactic, Timed, Verdict
+from tunebook.records import DEFAULT, Member, Offered, Rejected, Tactic, Verdict
 from tunebook.tuner._entrants import Answer, Field
 from tunebook.tuner._lineup import Lineup, at_rest
 from tunebook.tuner._replicas import Contender
 from tunebook.tuner._tasks import Task
 
-Trial = Timed | Rejected
-
-#: So many rejections stand in a verdict, every runner's and every reason among them; the run file has all.
+#: So many rejections stand in a verdict, every runner's and every reason among them, beside those that did harm, which are all
+#: remembered; the run file has all.
 MAX_REJECTED = 32
 
 
 @dataclass
 class Standing:
-    """A problem whose race was run, and can go on: the race so far, and what of it the run file was told."""
+    """A problem whose race was run, and can go on: the race so far."""
 
     task: Task
     field: Field
     known: Answer | None
     before: Verdict | None
-    layers: Sequence[Binding]
     inputs: int  #: bytes
     lineup: Lineup
     result: RaceResult
     inner: int
     spent: float = 0.0
     cut: bool = False  #: whether it was time that ended the race
-    began: int = (
-        0  #: rounds of races that were given up because others entered; this one's rounds are counted on from there
-    )
-    told: dict[str, int] = dataclass_field(default_factory=dict)
-    told_looks: set[str] = dataclass_field(default_factory=set)
-    told_rejected: int | None = None
+    interrupted: bool = False  #: whether somebody else did
 
     @property
     def key(self) -> str:
@@ -58,8 +48,6 @@ class Standing:
             if entry.name not in racing | refused:
                 rounds = [SCREENING] * len(entry.samples)  # they pair with no round of the new race
                 self.lineup.former[entry.name] = Entry(at_rest(entry.candidate), list(entry.samples), rounds)
-        self.began += former.rounds
-        self.told.clear()
 
 
 def judge(standing: Standing, run: str) -> Verdict:
@@ -92,7 +80,7 @@ def judge(standing: Standing, run: str) -> Verdict:
         ties=choice.ties,
         rejected=_foremost(lineup.rejected),
         run=run,
-        rounds=standing.began + result.rounds,
+        rounds=lineup.journal.began + result.rounds,
         measured=standing.spent,
         note=_note(standing, seen, space),
         loss=choice.loss,
@@ -116,45 +104,6 @@ def left_out(task: Task, field: Field, run: str, why: str) -> Verdict:
         run=run,
         note=f"left out: {why}",
         space=field.tactics,
-    )
-
-
-def news(standing: Standing) -> tuple[Trial, ...]:
-    """The trials that the run file was not told yet: of a race that went on, the new rounds alone."""
-    lineup = standing.lineup
-    first = standing.told_rejected is None
-    refusals = [*(standing.field.unavailable if first else ()), *lineup.rejected[standing.told_rejected or 0 :]]
-    standing.told_rejected = len(lineup.rejected)
-    looks = [_looks(standing, name) for name in lineup.looks if name not in standing.told_looks]
-    rounds = [_rounds(standing, entry) for entry in standing.result.entries]
-    return (*refusals, *(trial for trial in (*looks, *rounds) if trial is not None))
-
-
-def _looks(standing: Standing, name: str) -> Timed | None:
-    """The calls before the race, of those that do not race, and of those that halving called."""
-    lineup = standing.lineup
-    samples = lineup.looks[name]
-    if name not in lineup.screened and len(samples) == 1:
-        return None
-    standing.told_looks.add(name)
-    size = next((c.bytes for c in (lineup.screened.get(name), lineup.admitted.get(name)) if c is not None), 0)
-    rounds = tuple(SCREENING - i for i in range(len(samples)))
-    return Timed(tactic=name, samples=tuple(samples), rounds=rounds, bytes=size, error=lineup.errors.get(name))
-
-
-def _rounds(standing: Standing, entry: Entry) -> Timed | None:
-    """The rounds of a race since the last time, numbered on from those of races that were given up."""
-    told = standing.told.get(entry.name, 0)
-    standing.told[entry.name] = len(entry.samples)
-    if len(entry.samples) == told:
-        return None
-    return Timed(
-        tactic=entry.name,
-        samples=tuple(entry.samples[told:]),
-        rounds=tuple(standing.began + number for number in entry.rounds[told:]),
-        inner=standing.inner,
-        bytes=entry.candidate.bytes,
-        error=standing.lineup.errors.get(entry.name),
     )
 
 
@@ -184,24 +133,27 @@ def _older(
 
 
 def _foremost(rejected: list[Rejected]) -> tuple[Rejected, ...]:
-    """At most `MAX_REJECTED`, in order: one of each runner and reason before a second one of any."""
-    if len(rejected) <= MAX_REJECTED:
+    """All that did harm; of the others at most `MAX_REJECTED`, one of each runner and reason before a second one of any."""
+    others = [r for r in rejected if not r.harm]
+    if len(others) <= MAX_REJECTED:
         return tuple(rejected)
-    kinds = {(Tactic.parse(r.tactic).runner, r.reason): r for r in reversed(rejected)}
-    ranked = sorted(rejected, key=lambda r: kinds[Tactic.parse(r.tactic).runner, r.reason] is not r)
-    chosen = {r.tactic for r in ranked[:MAX_REJECTED]}
-    return tuple(r for r in rejected if r.tactic in chosen)
+    kinds = {(Tactic.parse(r.tactic).runner, r.reason): r for r in reversed(others)}
+    ranked = sorted(others, key=lambda r: kinds[Tactic.parse(r.tactic).runner, r.reason] is not r)
+    dropped = {r.tactic for r in ranked[MAX_REJECTED:]}
+    return tuple(r for r in rejected if r.tactic not in dropped)
 
 
 def _note(standing: Standing, seen: int, space: int) -> str:
     lineup, result = standing.lineup, standing.result
     drift = drifted(result)
-    more = len(lineup.rejected) - MAX_REJECTED
+    more = len(lineup.rejected) - len(_foremost(lineup.rejected))
+    recalled = len(standing.field.recalled)
     parts = (
         f"saw {seen:,} of {space:,} tactics" if seen < space else "",
         "" if lineup.halved else "the time ended while they were narrowed down",
-        "its time was up" if standing.cut else "",
+        "it was interrupted" if standing.interrupted else "its time was up" if standing.cut else "",
         f"the machine drifted: last rounds {drift:.2f}x the first" if drift is not None else "",
+        f"{recalled:,} that were rejected before were not tried again" if recalled else "",
         f"{more:,} more rejections are in the run file" if more > 0 else "",
     )
     return ", ".join(part for part in parts if part)

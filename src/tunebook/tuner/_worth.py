@@ -41,11 +41,5 @@ def open_gain(verdict: Verdict) -> float:
     return min(1.0, max(verdict.loss, MIN_LOSS) + MIN_GAIN * unseen)
 
 
-def surer(former: Verdict, now: Verdict) -> bool:
-    """Whether a former verdict says more than a new one about the same tactics: both unresolved, the new one after less."""
-    same = former.offered == now.offered and now.status == former.status == "unresolved"
-    return same and (now.seen < former.seen or (now.rounds < former.rounds and former.loss <= now.loss))
-
-
 def _distance(verdict: Verdict, size: int) -> float:
     return abs(math.log(math.prod(dim.size for dim in Problem.parse(verdict.problem).dims) / size))
