@@ -93,7 +93,8 @@ def remark(verdict: Verdict) -> str:
     """What else there is to know of a verdict: ties, the loss to expect, how much of its space was seen, rejections."""
     ties = f"ties with {len(verdict.ties)}" if verdict.ties else ""
     loss = "" if verdict.status == "proven" or not verdict.loss else f"expected loss {math.expm1(verdict.loss):.1%}"
-    seen = f"saw {verdict.seen:,} of {verdict.space:,}" if 0 < verdict.seen < verdict.space else ""
+    told = "saw " in verdict.note  # the tuner's own remark says it too
+    seen = f"saw {verdict.seen:,} of {verdict.space:,}" if 0 < verdict.seen < verdict.space and not told else ""
     rejected = f"{len(verdict.rejected)} rejected" if verdict.rejected else ""
     return ", ".join(part for part in (ties, loss, seen, rejected, verdict.note) if part)
 
