@@ -111,6 +111,31 @@ def test_only_the_buckets_of_the_losing_phase_are_given_back(toy: Make) -> None:
     assert by_phase["prefill"].outcome == "no difference"
 
 
+def test_a_phase_that_does_not_run_a_problem_does_not_acquit_it(toy: Make) -> None:
+    """Prefill seems slower, as noise can have it, whenever the decode bucket alone is taken out."""
+    model = toy({"a": (1.0, 3.0)})
+    decode, prefill = model.step(1), model.step(64)
+    tactics = model.plan("a", rows=(1, 64))
+    serving, seen = model.serving, []
+    run = serving.run
+
+    def noisy(step: Any, given: Any, **options: Any) -> float:
+        seconds: float = run(step, given, **options)
+        alone = given.get(model.key("a", 1)) == DEFAULT != given.get(model.key("a", 64))
+        seen.append(step.name)
+        return seconds * (1.1 if step.name == prefill.name and alone else 1.0)
+
+    serving.run = noisy
+    proof = model.proof(decode, prefill)
+    effects = measure_effects([decode, prefill], serving, tactics, dict.fromkeys(tactics, 0.5), random.Random(0))
+    seen.clear()
+    found = repair(
+        [decode, prefill], model.scope, serving, tactics, proof, effects, model, model.budget(), random.Random(0)
+    )
+    assert found.reverted == set(tactics)
+    assert seen.count(decode.name) == seen.count(prefill.name) == 6 * 3, "as it is, without its bucket, without both"
+
+
 def test_a_neighbour_with_another_tactic_stays(toy: Make) -> None:
     model = toy({"a": (1.0, 4.0)})
     other = Tactic(runner="other")

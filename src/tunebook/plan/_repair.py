@@ -89,7 +89,8 @@ def repair(
         if not suspects:
             break
         last = attempt == MAX_REPAIRS - 1 or left < compare_s
-        keys = set(suspects) if last else _culprits(steps, serving, now, suspects, left, rng, progress)
+        met = {(effect.phase, effect.problem) for effect in effects}
+        keys = set(suspects) if last else _culprits(steps, serving, now, suspects, met, left, rng, progress)
         keys |= _neighbours(keys, now.tactics, serving.met)
         logger.info("the plan loses on the whole model; given back: %s", ", ".join(sorted(keys)))
         changed = dict(give_back(now.tactics, keys))
@@ -126,6 +127,7 @@ def _culprits(
     serving: Serving,
     now: Repaired,
     suspects: Mapping[str, float],
+    met: Collection[tuple[str, str]],
     left: float,
     rng: random.Random,
     progress: Progress | None,
@@ -140,7 +142,7 @@ def _culprits(
         alone = [frozenset((key,)) for key in list(suspects)[: int(count)]]
         together = [frozenset(lost)] if len(lost) > 1 else []
         chosen = [step for step in steps if step.name in losing]
-        gains = _ablate(chosen, serving, now.tactics, [*alone, *together], rng, progress)
+        gains = _ablate(chosen, serving, now.tactics, [*alone, *together], met, rng, progress)
         found = {key for group in alone if gains[group] for key in group}
         if found:
             return found
@@ -154,24 +156,27 @@ def _ablate(
     serving: Serving,
     tactics: Mapping[str, Tactic],
     groups: Sequence[frozenset[str]],
+    met: Collection[tuple[str, str]],
     rng: random.Random,
     progress: Progress | None,
 ) -> dict[frozenset[str], bool]:
     """Of each group: whether a step is shown to be faster, and none to be slower, where the default serves it.
 
-    In each round every step is run with the plan as it is and without each group, in random order.
+    In each round every step is run with the plan as it is and without each group that it meets (`met`: phase and problem),
+    in random order. A step that meets nothing of a group is the same code without it, and could acquit it by noise alone.
     """
     plans = [tactics, *({**tactics, **dict.fromkeys(group, DEFAULT)} for group in groups)]
-    times: list[list[list[float]]] = [[[] for _ in plans] for _ in steps]
+    told = [[0, *(n for n, group in enumerate(groups, 1) if any((s.name, key) in met for key in group))] for s in steps]
+    times: list[dict[int, list[float]]] = [{index: [] for index in indices} for indices in told]
     for done in range(MIN_ROUNDS):
-        for step, of_step in zip(steps, times, strict=True):
-            for index in rng.sample(range(len(plans)), len(plans)):
+        for step, indices, of_step in zip(steps, told, times, strict=True):
+            for index in rng.sample(indices, len(indices)):
                 of_step[index].append(serving.run(step, plans[index]))
         if progress:
             progress(done + 1, MIN_ROUNDS, "finding what makes the model slower")
     found = {}
     for index, group in enumerate(groups, 1):
-        gains = [ratio_interval(of_step[0], of_step[index]) for of_step in times]
+        gains = [ratio_interval(of_step[0], of_step[index]) for of_step in times if index in of_step]
         found[group] = any(gain.low > 1 for gain in gains) and not any(gain.high < 1 for gain in gains)
     return found
 
