@@ -59,6 +59,13 @@ def test_a_median_is_inside_its_interval_and_no_order_matters(values: list[float
     assert median_interval(values[::-1]) == (value, low, high)
 
 
+def test_thousands_of_values_have_an_interval_of_the_width_that_a_normal_approximation_says() -> None:
+    count = 5000
+    value, low, high = median_interval([float(i) for i in range(1, count + 1)])
+    assert value == (count + 1) / 2
+    assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(count) / 2, rel=0.02)
+
+
 def test_the_median_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="nothing"):
         median_interval([])
