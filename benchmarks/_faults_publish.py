@@ -66,31 +66,26 @@ def publishing(processes: int = 16, publishes: int = 25, repetitions: int = 1, s
             met=counted["present"] == expected and not counted["complaints"],
         ),
         Figure(name="publishes_reads", value=counted["reads"], goal="readers read meanwhile", met=counted["reads"] > 0),
-        Figure(
-            name="publishes_torn_reads",
-            value=counted["torn"],
-            goal="0 reads with a miss, or without what an earlier read had",
-            met=counted["torn"] == 0,
-        ),
+        _none("publishes_torn_reads", counted["torn"], "reads with a miss, or without what an earlier read had"),
     ]
 
 
 def kills(count: int = 20, seed: int = 0) -> list[Figure]:
     """`count` processes are killed at the steps of a publish in turn; every other one while another waits for the lock."""
     counted = _apart("kills", count, seed)
-    zero = {
-        "unreadable": "0 reads of the cache with a miss",
-        "blocked": "0 later publishes that fail, or do not come to the cache",
-        "lost": "0 verdicts missing that a publish had kept",
-        "leftovers": "0 files left beside the cache, its lock apart, when an hour has passed",
-    }
     return [
         Figure(name="kills_publish", value=counted["killed"], goal=f"{count}", met=counted["killed"] == count),
-        *(
-            Figure(name=f"kills_publish_{name}", value=counted[name], goal=goal, met=counted[name] == 0)
-            for name, goal in zero.items()
+        _none("kills_publish_unreadable", counted["unreadable"], "reads of the cache with a miss"),
+        _none("kills_publish_blocked", counted["blocked"], "later publishes that fail, or do not come to the cache"),
+        _none("kills_publish_lost", counted["lost"], "verdicts missing that a publish had kept"),
+        _none(
+            "kills_publish_leftovers", counted["leftovers"], "files left after an hour, the cache and its lock apart"
         ),
     ]
+
+
+def _none(name: str, value: int, what: str) -> Figure:
+    return Figure(name=name, value=value, goal=f"0 {what}", met=value == 0)
 
 
 def _apart(*work: object) -> dict[str, int]:

@@ -6,10 +6,9 @@ import json
 import math
 import re
 import runpy
-import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,37 +27,12 @@ from tunebook.records import CacheDocument, RunLine
 from tunebook.store import read_cache, read_run
 
 ROOT = Path(__file__).resolve().parent.parent
-README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
-DOCS = tuple(sorted((ROOT / "docs").glob("*.md")))
-PAGES = (README, CHINESE, *DOCS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+from tests.pages import CHINESE, DOCS, PAGES, README, blocks, commands, name_of, prose  # noqa: E402 - found from the root
+
 OWN_OP = ROOT / "examples" / "own_op.py"
-
-_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*")
-
-
-def name_of(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of one language, in order."""
-    return [body for _, kind, body in _FENCE.findall(page.read_text(encoding="utf-8")) if kind == language]
-
-
-def prose(page: Path) -> str:
-    """A page without its fenced blocks."""
-    return _FENCE.sub("", page.read_text(encoding="utf-8"))
-
-
-def commands(page: Path) -> Iterator[tuple[list[str], list[str]]]:
-    """Each ``tunebook`` line of a page's sh blocks: the variables set before it, and its arguments."""
-    for block in blocks(page, "sh"):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            count = next((i for i, word in enumerate(words) if not _ASSIGNMENT.fullmatch(word)), len(words))
-            if words[count : count + 1] == ["tunebook"]:
-                yield words[:count], words[count + 1 :]
 
 
 # Python
@@ -140,8 +114,8 @@ def test_the_example_tunes_every_bucket_and_starts_from_the_cache_the_second_tim
 
 
 @pytest.mark.usefixtures("clean_ops")
-def test_the_kernel_of_the_quickstart_is_right(tmp_path: Path) -> None:
-    (kernel,) = (b for b in blocks(ROOT / "docs" / "quickstart.md", "python") if "kernels.linear.runner" in b)
+def test_the_kernel_of_ones_own_is_right(tmp_path: Path) -> None:
+    (kernel,) = (b for b in blocks(ROOT / "docs" / "own-op.md", "python") if "kernels.linear.runner" in b)
     (tmp_path / "my_kernels.py").write_text(kernel, encoding="utf-8")
     runpy.run_path(str(tmp_path / "my_kernels.py"))
     with tb.autotune(only_runners=("two_halves",), budget_s=20) as tuning, torch.inference_mode():
@@ -173,12 +147,13 @@ def options(command: str) -> set[str]:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if list(commands(p))], ids=name_of)
 def test_commands_parse(page: Path) -> None:
-    for variables, arguments in commands(page):
-        try:
-            check_command(arguments)
-        except Exception as error:
-            raise AssertionError(f"tunebook {shlex.join(arguments)}: {error}") from error
-        assert {text.partition("=")[0] for text in variables} <= known_variables()
+    for command in commands(page):
+        if command.program == "tunebook":
+            try:
+                check_command(list(command.arguments))
+            except Exception as error:
+                raise AssertionError(f"{command}: {error}") from error
+        assert {text.partition("=")[0] for text in command.variables} <= known_variables()
 
 
 @pytest.mark.parametrize(
@@ -210,7 +185,7 @@ def known_variables() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_variables_and_targets_exist(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+    text = "\n".join([prose(page), *blocks(page, "sh"), *blocks(page, "python")])  # what is printed may name others
     assert set(re.findall(r"\bTUNEBOOK_[A-Z]\w*|\b\w+_AUTOTUNE_CACHE\b", text)) <= known_variables()
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"(?:`|^    )make ([a-z]+)", text, re.MULTILINE)) <= targets
@@ -244,10 +219,26 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(file), f"{target}: no such heading; there are {sorted(anchors(file))}"
 
 
-@pytest.mark.parametrize("page", [README, CHINESE], ids=name_of)
-def test_every_page_is_linked_from_the_readme(page: Path) -> None:
-    linked = {target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", prose(page))}
-    assert linked >= {name_of(doc) for doc in DOCS}
+def linked(page: Path) -> set[Path]:
+    """The pages that a page links to."""
+    targets = re.findall(r"\]\(([^)\s#]+)[^)\s]*\)", prose(page))
+    return {(page.parent / target).resolve() for target in targets if not target.startswith("https://")} & set(PAGES)
+
+
+@pytest.mark.parametrize("readme", [README, CHINESE], ids=name_of)
+def test_every_page_can_be_reached_from_the_readme(readme: Path) -> None:
+    reached: set[Path] = set()
+    ahead = {readme}
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        ahead |= linked(page) - reached
+    assert reached >= set(DOCS)
+
+
+def test_every_page_is_in_the_list_of_pages() -> None:
+    index = ROOT / "docs" / "index.md"
+    assert linked(index) >= set(DOCS) - {index}
 
 
 # What the pages say of the code

@@ -77,10 +77,13 @@ def test_defaults_of_the_registry() -> None:
         "TUNEBOOK_AUTOTUNE": True,
         "TUNEBOOK_AUTOTUNE_CACHE": True,
         "TUNEBOOK_CACHE_DIR": Path(platformdirs.user_cache_dir("tunebook", appauthor=False)),
+        "TUNEBOOK_CACHE_PATH": (),
         "TUNEBOOK_BUDGET_S": 120.0,
         "TUNEBOOK_ISOLATE": "unproven",
         "TUNEBOOK_ISOLATE_TIMEOUT_S": 60.0,
         "TUNEBOOK_RANK_TIMEOUT_S": 120.0,
+        "TUNEBOOK_COVERAGE": False,
+        "TUNEBOOK_COVERAGE_FILE": None,
         "TUNEBOOK_THREADS": None,
         "TUNEBOOK_LOG_LEVEL": "INFO",
         "TUNEBOOK_MEMORY_LIMIT": None,
@@ -102,6 +105,7 @@ def test_the_shared_registry_is_the_process_environment(monkeypatch: pytest.Monk
 
 def test_rows_show_wrong_values_instead_of_raising() -> None:
     registry = Envs({"TUNEBOOK_THREADS": "many", "TUNEBOOK_BUDGET_S": "60", "TUNEBOOK_CACHE_DIR": "/c", FOREIGN: "off"})
+    registry.environ["TUNEBOOK_CACHE_PATH"] = os.pathsep.join(("/a", "/b"))
     rows = {row.name: row for row in registry.rows()}
     assert list(rows) == [field.name for field in Envs.fields()]
     threads = rows["TUNEBOOK_THREADS"]
@@ -118,6 +122,7 @@ def test_rows_show_wrong_values_instead_of_raising() -> None:
     assert (cache.value, cache.value_text, cache.source) == (False, "false", f"alias {FOREIGN}")
     assert cache.aliases == (FOREIGN,)
     assert rows["TUNEBOOK_CACHE_DIR"].value == str(Path("/c"))
+    assert rows["TUNEBOOK_CACHE_PATH"].value == (str(Path("/a")), str(Path("/b")))
     json.dumps([asdict(row) for row in rows.values()])
 
 

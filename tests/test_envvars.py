@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tunebook.envs import (
     EnvFloat,
     EnvInt,
     EnvPath,
+    EnvPaths,
     Envs,
     EnvStr,
     EnvTuple,
@@ -52,6 +54,7 @@ class Sample(Registry):
     WORD = EnvStr(None, help="a word")
     PLACE = EnvPath[Path](Computed(lambda: Path("somewhere"), "some place"), help="a place")
     NAMES = EnvTuple(("a", "b"), help="names")
+    PLACES = EnvPaths((), help="some places")
     GONE = EnvInt(1, help="an old one", deprecated="set SIZE instead")
 
 
@@ -125,6 +128,8 @@ def test_blank_counts_as_unset_for_every_kind(blank: str) -> None:
         ("PLACE", "/x/y", Path("/x/y")),
         ("NAMES", "a, b ,,c", ("a", "b", "c")),
         ("NAMES", "None", ()),
+        ("PLACES", os.pathsep.join(("/a b", "", " c ")), (Path("/a b"), Path("c"))),
+        ("PLACES", "none", ()),
     ],
 )
 def test_accepted(name: str, text: str, value: object) -> None:
@@ -181,6 +186,7 @@ values = st.one_of(
     st.tuples(st.just("WORD"), st.none() | st.just("some words")),
     st.tuples(st.just("PLACE"), st.sampled_from((Path("/a b"), Path("c")))),
     st.tuples(st.just("NAMES"), st.lists(st.text("xyz-", min_size=1), max_size=3).map(tuple)),
+    st.tuples(st.just("PLACES"), st.lists(st.text("xyz/-", min_size=1).map(Path), max_size=3).map(tuple)),
 )
 
 
@@ -216,6 +222,10 @@ def test_what_is_set_is_read_back(pair: tuple[str, object]) -> None:
         ("NAMES", ("",)),
         ("NAMES", ("none",)),
         ("NAMES", "ab"),
+        ("PLACES", (Path(f"a{os.pathsep}b"),)),
+        ("PLACES", (Path(" a"),)),
+        ("PLACES", (Path("~nobody-of-that-name"),)),
+        ("PLACES", Path("/a")),
     ],
 )
 def test_set_refuses_what_could_not_be_read_back(name: str, value: object) -> None:

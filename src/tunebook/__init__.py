@@ -19,9 +19,11 @@ from tunebook._version import __version__
 if TYPE_CHECKING:
     from tunebook import kernels
     from tunebook.book import open_cache, open_run
+    from tunebook.book.coverage import coverage
     from tunebook.dispatch import Op, op
     from tunebook.engine import Attachment, ModelRunner, attach, autotune
     from tunebook.errors import TunebookError
+    from tunebook.integrations import flashinfer
     from tunebook.ops import Bucket, Description, buckets, exact, multiple, pow2, requires
     from tunebook.store import Policy
 
@@ -36,7 +38,9 @@ _HOMES = {
     "attach": "tunebook.engine",
     "autotune": "tunebook.engine",
     "buckets": "tunebook.ops",
+    "coverage": "tunebook.book.coverage",
     "exact": "tunebook.ops",
+    "flashinfer": "tunebook.integrations.flashinfer",
     "kernels": "tunebook.kernels",
     "multiple": "tunebook.ops",
     "open_cache": "tunebook.book",
@@ -58,7 +62,9 @@ __all__ = [
     "attach",
     "autotune",
     "buckets",
+    "coverage",
     "exact",
+    "flashinfer",
     "kernels",
     "multiple",
     "op",
@@ -74,7 +80,7 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module 'tunebook' has no attribute {name!r}")
     module = import_module(home)
-    value = module if home == f"tunebook.{name}" and not hasattr(module, name) else getattr(module, name)
+    value = module if home.endswith(f".{name}") and not hasattr(module, name) else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,6 +130,34 @@ class EnvTuple(EnvField[tuple[str, ...], D]):
         text = ",".join(value) if value else NONE
         if isinstance(value, str) or self._parse(text) != tuple(value):
             raise ValueError("an item is empty, or has a comma or blanks around it")
+        return text
+
+
+class EnvPaths(EnvField[tuple[Path, ...], D]):
+    """Paths between the platform's separators for paths, as in PATH; empty ones are dropped, and `none` is the empty tuple.
+
+    A leading `~` or `~user` of each is expanded.
+    """
+
+    kind = "paths"
+
+    def _accepts(self) -> str:
+        return f"paths separated as in PATH (by a colon; on Windows a semicolon), each with ~ for the home folder, or {NONE}"
+
+    def _parse(self, text: str) -> tuple[Path, ...]:
+        if text.lower() == NONE:
+            return ()
+        try:
+            return tuple(Path(part.strip()).expanduser() for part in text.split(os.pathsep) if part.strip())
+        except RuntimeError as error:  # the user after a ~ is unknown
+            raise ValueError(str(error)) from error
+
+    def _render(self, value: tuple[Path, ...]) -> str:
+        if isinstance(value, str | Path):
+            raise ValueError("one path, where several are meant")
+        text = os.pathsep.join(map(str, value)) if value else NONE
+        if self._parse(text) != tuple(map(Path, value)):
+            raise ValueError("a path is empty, or has a separator or blanks around it")
         return text
 
 

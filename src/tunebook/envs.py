@@ -18,7 +18,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunebook._envfields import FALSE_WORDS, TRUE_WORDS, EnvBool, EnvFloat, EnvInt, EnvMemory, EnvPath, EnvStr, EnvTuple
+from tunebook._envfields import (
+    FALSE_WORDS,
+    TRUE_WORDS,
+    EnvBool,
+    EnvFloat,
+    EnvInt,
+    EnvMemory,
+    EnvPath,
+    EnvPaths,
+    EnvStr,
+    EnvTuple,
+)
 from tunebook._envvars import Alias, Computed, EnvField, Reading, Registry, Variable
 from tunebook.errors import EnvironmentVariableError
 
@@ -31,6 +42,7 @@ __all__ = [
     "EnvInt",
     "EnvMemory",
     "EnvPath",
+    "EnvPaths",
     "EnvStr",
     "EnvTuple",
     "Envs",
@@ -80,7 +92,9 @@ class Row:
 
 
 def _plain(value: object) -> Plain:
-    return value if isinstance(value, bool | int | float | str | tuple | None) else str(value)
+    if isinstance(value, tuple):
+        return tuple(map(str, value))
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 
 class Envs(Registry):
@@ -103,6 +117,13 @@ class Envs(Registry):
         help="The folder of tuning caches, run files and converted models. It is created when first written to. "
         "A relative path counts from the working directory.",
     )
+    TUNEBOOK_CACHE_PATH = EnvPaths(
+        (),
+        help="Caches that were shipped, with a container image for example: files (bundles of `tunebook export`, caches, runs) "
+        "or directories, in which `autotune/<environment digest>/winners.json` is read, else `<environment digest>.tunebook`. "
+        "They are read after the cache itself, in this order, and never written. What is wrong with one is a warning. Not read "
+        "where everything is tuned afresh.",
+    )
     TUNEBOOK_BUDGET_S = EnvFloat(
         120.0,
         above=0,
@@ -120,6 +141,17 @@ class Envs(Registry):
         above=0,
         help="Seconds after which a first run in the worker process is given up as hung: for preparing weights, and for each "
         "input that the tactic is checked on. Large weights and slow defaults add to it.",
+    )
+    TUNEBOOK_COVERAGE = EnvBool(
+        False,
+        help="Whether calls are counted while a model serves: of each problem how many, and what served them. "
+        "`tunebook coverage` shows the counts. It is asked for when a model is attached, and when an op is first called; each "
+        "call then costs about a tenth of a microsecond more.",
+    )
+    TUNEBOOK_COVERAGE_FILE = EnvPath[None](
+        None,
+        help="The file that the counts are added to. None: `coverage.json` beside this environment's cache. Name one where "
+        "that place cannot be written, or where the cache is one that you name.",
     )
     TUNEBOOK_THREADS = EnvInt(
         None,

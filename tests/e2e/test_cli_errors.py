@@ -68,7 +68,7 @@ def test_what_cannot_be_parsed_is_exit_code_2(arguments: tuple[str, ...], tmp_pa
 
 
 def test_no_command_and_an_unknown_one(tmp_path: Path, cli_inside: Cli) -> None:
-    assert "Usage" in cli_inside(tmp_path, code=2).stdout
+    assert "Usage" in cli_inside(tmp_path, code=2).stderr
     assert "tone" in cli_inside(tmp_path, "tone", code=2).stderr
 
 
@@ -140,7 +140,7 @@ ALLOCATOR = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4
     ("error", "code", "words"),
     [
         (MemoryError(), 1, ("error: out of memory", "--prefill")),
-        (RuntimeError(ALLOCATOR), 1, ("error: out of memory", "4398.05 GB", "--decode", "--prefill")),
+        (RuntimeError(ALLOCATOR), 1, ("error: out of memory", "4,398.05 GB", "--decode", "--prefill")),
         (OSError(errno.ENOSPC, "No space left on device", "/full"), 1, ("error: ", "No space left on device", "/full")),
         (KeyError("surprise"), 70, ("internal error: KeyError: 'surprise'", "TUNEBOOK_LOG_LEVEL=DEBUG", "report")),
         (RuntimeError("one\ntwo"), 70, ("internal error: RuntimeError: one two",)),

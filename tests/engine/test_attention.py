@@ -6,6 +6,7 @@ import copy
 import logging
 import pickle
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -17,13 +18,15 @@ from transformers.cache_utils import DynamicCache
 
 import tunebook as tb
 import tunebook.kernels._native as native
-from tunebook.dispatch import Binding, collecting
+from tunebook.dispatch import Binding
 from tunebook.engine._cache import LEAST_ROOM, RoomyLayer, layer_with_room
 from tunebook.engine.models import random_model, tiny_config
 from tunebook.kernels import attend, qkv
 from tunebook.records import DEFAULT, Problem, Tactic
 
 pytestmark = pytest.mark.usefixtures("clean_ops")
+
+Noted = Callable[[], AbstractContextManager[dict[str, tuple[Binding, Problem]]]]
 
 ARCHITECTURES = ("mixtral", "qwen3_moe", "olmoe", "granitemoe")
 needs_kernels = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
@@ -43,19 +46,6 @@ def model_of(architecture: str, dtype: str = "float32", **config: Any) -> Any:
         if "norm" in name:  # of ones a forgotten weight would not show
             parameter.copy_(torch.rand(parameter.shape, generator=make) + 0.5)
     return model
-
-
-class Noting:
-    """Notes the problems of all calls, and runs their defaults."""
-
-    def __init__(self) -> None:
-        self.problems: dict[str, tuple[Binding, Problem]] = {}
-
-    def note(self, binding: Binding, args: tuple[Any, ...]) -> Callable[..., Any]:
-        problem = binding.spec.shape.problem(binding.spec.shape.describe((*args, *binding.constants)))
-        assert problem is not None
-        self.problems[problem.key] = (binding, problem)
-        return binding.default
 
 
 def steps(model: Any, mask: torch.Tensor | None, cache: Any = None) -> list[torch.Tensor]:
@@ -83,21 +73,22 @@ def natives(problems: dict[str, tuple[Binding, Problem]], seed: int = 0) -> dict
 @torch.inference_mode()
 @pytest.mark.parametrize("mask", [None, LEFT_PADDED])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_an_attached_model_computes_what_it_did_until_something_is_tuned(architecture: str, mask: Any) -> None:
+def test_an_attached_model_computes_what_it_did_until_something_is_tuned(
+    architecture: str, mask: Any, noted: Noted
+) -> None:
     model = model_of(architecture, "bfloat16")
     expected = steps(model, mask)
-    noting = Noting()
     with tb.attach(model, ("qkv", "linear")) as attachment:
         names = set(attachment.bindings)
         assert {f"model.layers.{i}.self_attn{part}" for i in (0, 1) for part in (":qkv", ":attend", ".o_proj")} <= names
         assert not any(name.endswith(("q_proj", "k_proj", "v_proj")) for name in names)
         assert all(torch.equal(one, other) for one, other in zip(steps(model, mask), expected, strict=True))
-        with collecting(noting):
+        with noted() as problems:
             assert all(torch.equal(one, other) for one, other in zip(steps(model, mask), expected, strict=True))
-        ops = {problem.op: problem for _, problem in noting.problems.values()}
+        ops = {problem.op: problem for _, problem in problems.values()}
         assert {"qkv", "attend", "linear"} <= set(ops)
         # tactics that are the defaults by name: the calls go their own way to the same bits
-        attachment.scope.install(dict.fromkeys(noting.problems, DEFAULT))
+        attachment.scope.install(dict.fromkeys(problems, DEFAULT))
         assert all(torch.equal(one, other) for one, other in zip(steps(model, mask), expected, strict=True))
     assert all(torch.equal(one, other) for one, other in zip(steps(model, mask), expected, strict=True))
     assert not any("forward" in module.__dict__ for module in model.modules())
@@ -108,19 +99,20 @@ def test_an_attached_model_computes_what_it_did_until_something_is_tuned(archite
 @pytest.mark.parametrize("mask", [None, LEFT_PADDED])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_native_attention_is_transformers_within_rounding(architecture: str, dtype: str, mask: Any) -> None:
+def test_native_attention_is_transformers_within_rounding(
+    architecture: str, dtype: str, mask: Any, noted: Noted
+) -> None:
     config: dict[str, Any] = {"num_experts_per_tok": 8}  # all: a choice that is nearly a tie would hide the rounding
     if architecture == "olmoe" and mask is None:
         config["clip_qkv"] = 0.5
     model = model_of(architecture, dtype, **config)
     exact = steps(model_of(architecture, "float32", **config), mask)
     own = steps(model, mask)
-    noting = Noting()
     with tb.attach(model, ("qkv",)) as attachment:
-        with collecting(noting):
+        with noted() as problems:
             steps(model, mask)
         for seed in (0, 7):
-            attachment.scope.install(natives(noting.problems, seed), replace=True)
+            attachment.scope.install(natives(problems, seed), replace=True)
             attachment.scope.counts.clear()
             cache = DynamicCache(config=model.config)
             served = steps(model, mask, cache)
@@ -136,31 +128,29 @@ def test_native_attention_is_transformers_within_rounding(architecture: str, dty
 @needs_kernels
 @torch.inference_mode()
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_generation_is_the_same_whoever_attends(architecture: str) -> None:
+def test_generation_is_the_same_whoever_attends(architecture: str, noted: Noted) -> None:
     model = model_of(architecture)
     options: dict[str, Any] = {"attention_mask": LEFT_PADDED, "max_new_tokens": 8, "pad_token_id": 0}
     searches: list[dict[str, Any]] = [{"do_sample": False}, {"do_sample": False, "num_beams": 3}]
     expected = [model.generate(IDS, **options, **search) for search in searches]
-    noting = Noting()
     with tb.attach(model, ("qkv",)) as attachment:
-        with collecting(noting):
+        with noted() as problems:
             found = [model.generate(IDS, **options, **search) for search in searches]
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
-        attachment.scope.install(natives(noting.problems))
+        attachment.scope.install(natives(problems))
         found = [model.generate(IDS, **options, **search) for search in searches]
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @needs_kernels
 @torch.inference_mode()
-def test_released_projections_serve_and_come_back() -> None:
+def test_released_projections_serve_and_come_back(noted: Noted) -> None:
     model = model_of("qwen3_moe", "bfloat16")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    noting = Noting()
     with tb.attach(model, ("qkv",)) as attachment:
-        with collecting(noting):
+        with noted() as problems:
             steps(model, None)
-        tactics = natives(noting.problems)
+        tactics = natives(problems)
         attachment.scope.install(tactics)
         served = steps(model, None)
         projecting = [binding for binding in attachment.bindings.values() if binding.spec is qkv]
@@ -211,13 +201,12 @@ CHANGES = (_hooked, _in_place, _replaced, _new_weight, _new_norm, _parametrised,
 @needs_kernels
 @torch.no_grad()
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_changes_in_an_attached_module_is_followed(change: Callable[[Any], None]) -> None:
+def test_what_changes_in_an_attached_module_is_followed(change: Callable[[Any], None], noted: Noted) -> None:
     model, other = model_of("qwen3_moe"), model_of("qwen3_moe")
-    noting = Noting()
     with tb.attach(model, ("qkv",)) as attachment:
-        with collecting(noting):
+        with noted() as problems:
             steps(model, None)
-        attachment.scope.install(natives(noting.problems))
+        attachment.scope.install(natives(problems))
         former = steps(model, None)
         for changed in (model, other):
             change(changed.model.layers[0].self_attn)
@@ -229,13 +218,12 @@ def test_what_changes_in_an_attached_module_is_followed(change: Callable[[Any], 
 
 
 @needs_kernels
-def test_calls_that_want_gradients_get_them() -> None:
+def test_calls_that_want_gradients_get_them(noted: Noted) -> None:
     model = model_of("mixtral")
-    noting = Noting()
     with tb.attach(model, ("qkv",)) as attachment:
-        with torch.no_grad(), collecting(noting):
+        with torch.no_grad(), noted() as problems:
             steps(model, None)
-        attachment.scope.install(natives(noting.problems))
+        attachment.scope.install(natives(problems))
         weight = model.model.layers[0].self_attn.q_proj.weight
         weight.requires_grad_(True)
         torch.stack([logits[:, -1].sum() for logits in steps(model, None)]).sum().backward()
@@ -405,7 +393,7 @@ def test_only_plain_layers_that_hold_something_get_room() -> None:
 @needs_kernels
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", ["static", "sliding"])
-def test_other_caches_are_left_as_they_are(kind: str) -> None:
+def test_other_caches_are_left_as_they_are(kind: str, noted: Noted) -> None:
     from transformers.cache_utils import StaticCache
 
     model = model_of("mixtral", sliding_window=6 if kind == "sliding" else None)
@@ -418,11 +406,10 @@ def test_other_caches_are_left_as_they_are(kind: str) -> None:
         )
 
     expected = steps(model, LEFT_PADDED, cache())
-    noting = Noting()
     with tb.attach(model, ("qkv",)) as attachment:
-        with collecting(noting):
+        with noted() as problems:
             steps(model, LEFT_PADDED, cache())
-        attachment.scope.install(natives(noting.problems))
+        attachment.scope.install(natives(problems))
         used = cache()
         kinds = [type(layer) for layer in used.layers]
         for got, want in zip(steps(model, LEFT_PADDED, used), expected, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -14,13 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.cache_utils import DynamicCache, StaticCache
 
 import tunebook as tb
-from tunebook.dispatch import Binding, collecting
+from tunebook.dispatch import Binding
 from tunebook.engine._cache import LEAST_ROOM, layer_with_room
 from tunebook.engine.models import random_model, tiny_config
 from tunebook.kernels._native import unavailable
 from tunebook.records import Problem, Tactic
 
 pytestmark = pytest.mark.usefixtures("clean_ops", "fresh_compiler")
+Noted = Callable[[], AbstractContextManager[dict[str, tuple[Binding, Problem]]]]
 needs_native = pytest.mark.skipif(unavailable() is not None, reason=f"the native kernels are not here: {unavailable()}")
 OPCHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 TRANSPOSED = Tactic.parse("torch_transposed")
@@ -45,19 +47,6 @@ def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
-
-
-class Noting:
-    """Notes the problems of all calls, and runs their defaults."""
-
-    def __init__(self) -> None:
-        self.problems: dict[str, tuple[Binding, Problem]] = {}
-
-    def note(self, binding: Binding, args: tuple[Any, ...]) -> Callable[..., Any]:
-        problem = binding.spec.shape.problem(binding.spec.shape.describe((*args, *binding.constants)))
-        assert problem is not None
-        self.problems[problem.key] = (binding, problem)
-        return binding.default
 
 
 class Graphs:
@@ -96,16 +85,20 @@ def steps(model: Any, cache: Any = None, call: Any = None) -> list[torch.Tensor]
     return [call(IDS[:, a:b], past_key_values=cache, use_cache=cache is not None).logits.clone() for a, b in spans]
 
 
-def tune(model: Any, attachment: Any, cache: Any = None) -> None:
-    """For every problem of `steps` a tactic of the native runner."""
-    noting = Noting()
-    with collecting(noting):
-        steps(model, cache)
-    chosen = {}
-    for key, (binding, problem) in noting.problems.items():
-        runner = binding.spec.runners["native"]
-        chosen[key] = next(one for one in runner.space_of(problem) if runner.refusal(one, problem) is None)
-    attachment.scope.install(chosen)
+@pytest.fixture
+def tune(noted: Noted) -> Callable[..., None]:
+    """``tune(model, attachment, cache)`` has a tactic of the native runner serve every problem of `steps`."""
+
+    def install(model: Any, attachment: Any, cache: Any = None) -> None:
+        with noted() as problems:
+            steps(model, cache)
+        chosen = {}
+        for key, (binding, problem) in problems.items():
+            runner = binding.spec.runners["native"]
+            chosen[key] = next(one for one in runner.space_of(problem) if runner.refusal(one, problem) is None)
+        attachment.scope.install(chosen)
+
+    return install
 
 
 @needs_native
@@ -115,7 +108,7 @@ def tune(model: Any, attachment: Any, cache: Any = None) -> None:
     [("qwen3_moe", "dynamic"), ("granitemoe", "dynamic"), ("olmoe", "static"), ("mixtral", "none")],
 )
 def test_every_attached_op_is_a_node_of_one_graph_and_computes_what_it_does_eagerly(
-    architecture: str, cache: str
+    architecture: str, cache: str, tune: Callable[..., None]
 ) -> None:
     model = model_of(architecture)
     with tb.attach(model) as attachment:
@@ -139,7 +132,7 @@ def test_every_attached_op_is_a_node_of_one_graph_and_computes_what_it_does_eage
 
 @needs_native
 @torch.inference_mode()
-def test_weights_that_are_released_stay_so() -> None:
+def test_weights_that_are_released_stay_so(tune: Callable[..., None]) -> None:
     model = model_of("qwen3_moe")
     with tb.attach(model) as attachment:
         tune(model, attachment)
@@ -174,7 +167,7 @@ class Called(TorchDispatchMode):
 
 @needs_native
 @pytest.mark.parametrize("tuned", [True, False])
-def test_what_the_compiler_is_told_of_an_op_is_so(tuned: bool) -> None:
+def test_what_the_compiler_is_told_of_an_op_is_so(tuned: bool, tune: Callable[..., None]) -> None:
     """Shapes, dtypes and strides of the results, nothing written but a cache's room, no result that shares memory."""
     model = model_of("granitemoe").requires_grad_(False)
     with torch.no_grad(), tb.attach(model) as attachment:
@@ -259,17 +252,17 @@ def test_calls_that_want_gradients_or_autocast_are_compiled_from_the_modules_own
 
 
 @torch.inference_mode()
-def test_a_compiled_graph_serves_what_is_installed_later_and_follows_the_weights() -> None:
+def test_a_compiled_graph_serves_what_is_installed_later_and_follows_the_weights(noted: Noted) -> None:
     model, x = linears(), X
     with tb.attach(model) as attachment:
         attachment.for_compile()
-        graphs, noting = Graphs(), Noting()
+        graphs = Graphs()
         compiled: Any = torch.compile(model, fullgraph=True, backend=graphs)
-        with collecting(noting):
+        with noted() as problems:
             expected = compiled(x)
-        assert {problem.op for _, problem in noting.problems.values()} == {"linear"}
+        assert {problem.op for _, problem in problems.values()} == {"linear"}
         assert attachment.prepared_bytes == 0
-        attachment.scope.install(dict.fromkeys(noting.problems, TRANSPOSED))
+        attachment.scope.install(dict.fromkeys(problems, TRANSPOSED))
         torch.testing.assert_close(compiled(x), expected)
         assert attachment.prepared_bytes > 0
         for parameter in model.parameters():

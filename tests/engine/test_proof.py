@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,16 +22,21 @@ pytestmark = pytest.mark.usefixtures("clean_ops")
 WANTED = requests(decode=(1,), prefill=(2,))
 #: Longer than anything else in a step of the tiny model, so that what wins and what loses is certain.
 PAUSE_S, LONG_S = 0.001, 0.012
+#: So much slower than the processor's own goes the clock: pauses are exact on it, and what a busy machine adds is little.
+SLOWER = 50
 
 
 class Clock(CpuDevice):
-    """The processor with a clock that a test can put forward."""
+    """The processor with a slow clock that is put forward by what pauses, and by a test."""
 
-    def __init__(self) -> None:
-        self.ahead = 0.0
+    ahead = 0.0
 
     def clock(self) -> float:
-        return super().clock() + self.ahead
+        return super().clock() / SLOWER + Clock.ahead
+
+
+def pause(seconds: float) -> None:
+    Clock.ahead += seconds
 
 
 @dataclass
@@ -44,7 +48,6 @@ class Start:
     """
 
     runner: ModelRunner
-    clock: Clock
     calls: Counter[str]
     state: dict[str, bool]
     steps: list[int] = field(default_factory=list)
@@ -86,7 +89,7 @@ def start(tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> It
     def pausing(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             calls[name] += 1
-            time.sleep(PAUSE_S)
+            pause(PAUSE_S)
             return forward(*args, **kwargs)
 
         return run
@@ -103,15 +106,15 @@ def start(tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> It
     def cheat(x: Any, index: Any, scores: Any, gate_up: Any, down: Any, activation: str) -> Any:
         calls["cheat"] += 1
         if state["in model"]:
-            time.sleep(LONG_S)
+            pause(LONG_S)
         return tb.kernels.experts.function(x, index, scores, gate_up, down, activation)
 
     made: list[ModelRunner] = []
 
     def make() -> Start:
-        clock, loaded = Clock(), tiny_model()
-        made.append(ModelRunner(loaded, ops=("linear", "experts"), device=clock))
-        one = Start(made[-1], clock, calls, state)
+        loaded = tiny_model()
+        made.append(ModelRunner(loaded, ops=("linear", "experts"), device=Clock()))
+        one = Start(made[-1], calls, state)
         loaded.model.register_forward_pre_hook(lambda *_: one.steps.append(1))
         return one
 
@@ -207,7 +210,7 @@ def test_without_time_for_a_repair_a_slower_plan_is_not_activated_and_that_is_re
     first = start()
 
     def late() -> None:
-        first.clock.ahead += 1000.0
+        pause(1000.0)
 
     first.after_verifying = late
     report = first.autotune()
@@ -232,7 +235,7 @@ def test_layouts_of_what_was_given_back_are_released(start: Callable[[], Start])
     )
     def packed(x: Any, index: Any, scores: Any, prepared: Any) -> Any:
         if state["in model"]:
-            time.sleep(LONG_S)
+            pause(LONG_S)
         return tb.kernels.experts.function(x, index, scores, *prepared)
 
     @tb.kernels.linear.runner("copied", version="1", prepare=lambda weight, bias: (weight.clone(), bias))

@@ -8,19 +8,31 @@ from typing import Any
 
 import pytest
 
-from tunebook.plan import Repaired, loses, measure_effects, repair
+from tunebook.plan import Repaired, Serving, loses, measure_effects, repair
 from tunebook.records import DEFAULT, Tactic
 
 Make = Callable[..., Any]
 
 
+class Proven:
+    """A plan that serves, is proven, and has the effects of its problems measured, as before a repair in a tuning."""
+
+    def __init__(self, toy: Any, steps: list[Any], tactics: dict[str, Tactic], serving: Serving | None = None) -> None:
+        self.toy, self.steps, self.tactics = toy, steps, tactics
+        self.serving = serving or toy.serving
+        self.proof = toy.proof(*steps)
+        self.effects = measure_effects(steps, self.serving, tactics, dict.fromkeys(tactics, 0.5), random.Random(0))
+
+    def repair(self, seconds: float | None = None, **more: Any) -> Repaired:
+        """`seconds` of budget are for the repair alone; `more` is what `repair` may be given beside."""
+        toy, budget = self.toy, self.toy.budget(seconds)
+        given = (self.steps, toy.scope, self.serving, self.tactics, self.proof, self.effects, toy, budget)
+        return repair(*given, random.Random(0), **more)
+
+
 def repaired(toy: Any, steps: list[Any], tactics: dict[str, Tactic], seconds: float | None = None) -> Repaired:
-    """Prove, measure and repair as a tuning does; `seconds` of budget are for the repair alone."""
-    proof = toy.proof(*steps)
-    serving = toy.serving
-    effects = measure_effects(steps, serving, tactics, dict.fromkeys(tactics, 0.5), random.Random(0))
-    budget = toy.budget(seconds)
-    return repair(steps, toy.scope, serving, tactics, proof, effects, toy, budget, random.Random(0))
+    """Prove, measure and repair."""
+    return Proven(toy, steps, tactics).repair(seconds)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -40,10 +52,7 @@ def test_the_op_that_loses_is_given_back_and_the_others_keep_their_gain(seed: in
 def test_the_proof_after_a_repair_is_of_rounds_that_did_not_choose_it(toy: Make) -> None:
     """Whatever looked good before is forgotten: from the change on the model is slower, and the proof says so."""
     model = toy({"a": (1.0, 0.7), "b": (1.0, 4.0)}, noise=0.0)
-    tactics = model.plan("a", "b")
-    steps = [model.step()]
-    proof = model.proof(*steps)
-    effects = measure_effects(steps, model.serving, tactics, dict.fromkeys(tactics, 0.5), random.Random(0))
+    plan = Proven(model, [model.step()], model.plan("a", "b"))
     install = model.scope.install
     state = {"slow": 1.0}
 
@@ -53,7 +62,7 @@ def test_the_proof_after_a_repair_is_of_rounds_that_did_not_choose_it(toy: Make)
 
     model.scope.install = installed
     model.after = lambda op, served, seconds: seconds * (state["slow"] if served == "quick" else 1.0)
-    found = repair(steps, model.scope, model.serving, tactics, proof, effects, model, model.budget(), random.Random(0))
+    found = plan.repair()
     assert model.key("b") in found.reverted
     assert model.key("a") in found.reverted, "its second proof was taken from the first rounds"
     assert found.proof[1].speedup == 1.0
@@ -126,12 +135,9 @@ def test_a_phase_that_does_not_run_a_problem_does_not_acquit_it(toy: Make) -> No
         return seconds * (1.1 if step.name == prefill.name and alone else 1.0)
 
     serving.run = noisy
-    proof = model.proof(decode, prefill)
-    effects = measure_effects([decode, prefill], serving, tactics, dict.fromkeys(tactics, 0.5), random.Random(0))
+    plan = Proven(model, [decode, prefill], tactics, serving)
     seen.clear()
-    found = repair(
-        [decode, prefill], model.scope, serving, tactics, proof, effects, model, model.budget(), random.Random(0)
-    )
+    found = plan.repair()
     assert found.reverted == set(tactics)
     assert seen.count(decode.name) == seen.count(prefill.name) == 6 * 3, "as it is, without its bucket, without both"
 
@@ -158,12 +164,11 @@ def test_where_everything_loses_the_default_is_left_and_nothing_is_compared(toy:
 def test_a_plan_that_does_not_lose_is_left_alone(toy: Make) -> None:
     model = toy({"a": (1.0, 0.5), "b": (1.0, 1.3)})
     tactics = model.plan("a", "b")
-    steps = [model.step()]
-    proof = model.proof(*steps)
-    assert not loses(proof)
+    plan = Proven(model, [model.step()], tactics)
+    assert not loses(plan.proof)
     ran = model.steps_run
-    found = repair(steps, model.scope, model.serving, tactics, proof, (), model, model.budget(), random.Random(0))
-    assert (found.tactics, found.reverted, found.proof) == (tactics, frozenset(), proof)
+    found = plan.repair()
+    assert (found.tactics, found.reverted, found.proof) == (tactics, frozenset(), plan.proof)
     assert model.steps_run == ran
 
 
@@ -172,11 +177,11 @@ def test_a_phase_that_loses_is_mended_where_the_whole_does_not_win(toy: Make) ->
     gain, loss = model.step(1, only=("a",)), model.step(2, only=("b",))
     tactics = {**model.plan("a"), model.key("b", 2): Tactic(runner="quick")}
     model.scope.install(tactics, replace=True)
-    proof = model.proof(gain, loss)
-    assert [phase.outcome for phase in proof[0]] == ["faster", "slower"]
-    assert proof[1].outcome == "no difference"
-    assert loses(proof)
-    found = repaired(model, [gain, loss], tactics)
+    plan = Proven(model, [gain, loss], tactics)
+    assert [phase.outcome for phase in plan.proof[0]] == ["faster", "slower"]
+    assert plan.proof[1].outcome == "no difference"
+    assert loses(plan.proof)
+    found = plan.repair()
     assert found.reverted == {model.key("b", 2)}
     assert found.proof[1].outcome == "faster"
 
@@ -203,9 +208,7 @@ def test_with_time_for_one_comparison_all_of_the_losing_phase_is_given_back(toy:
 def test_a_machine_that_became_too_busy_leaves_what_was_proven(toy: Make) -> None:
     model = toy({"a": (1.0, 0.7), "b": (1.0, 4.0)})
     tactics = model.plan("a", "b")
-    steps = [model.step()]
-    proof = model.proof(*steps)
-    effects = measure_effects(steps, model.serving, tactics, dict.fromkeys(tactics, 0.5), random.Random(0))
+    plan = Proven(model, [model.step()], tactics)
     install = model.scope.install
 
     def busy(*args: Any, **options: Any) -> None:
@@ -213,9 +216,8 @@ def test_a_machine_that_became_too_busy_leaves_what_was_proven(toy: Make) -> Non
         install(*args, **options)
 
     model.scope.install = busy
-    budget = model.budget(200.0)
-    found = repair(steps, model.scope, model.serving, tactics, proof, effects, model, budget, random.Random(0))
-    assert (found.tactics, found.proof) == (tactics, proof)
+    found = plan.repair(200.0)
+    assert (found.tactics, found.proof) == (tactics, plan.proof)
     assert dict(model.scope.tactics) == tactics
 
 
@@ -223,28 +225,14 @@ def test_what_serves_instead_is_compared_and_served(toy: Make) -> None:
     """Where the default takes memory that is not there, another tactic serves, and the proof is about that."""
     model = toy({"a": (1.0, 0.7), "b": (1.0, 4.0)}, noise=0.0)
     tactics = model.plan("a", "b")
-    steps = [model.step()]
-    proof = model.proof(*steps)
-    effects = measure_effects(steps, model.serving, tactics, dict.fromkeys(tactics, 0.5), random.Random(0))
+    plan = Proven(model, [model.step()], tactics)
     asked: list[set[str]] = []
 
     def give_back(now: Mapping[str, Tactic], keys: Collection[str]) -> Mapping[str, Tactic]:
         asked.append(set(keys))
         return {**now, **dict.fromkeys([*keys, model.key("a")], DEFAULT)}  # the one costs the other its layout
 
-    found = repair(
-        steps,
-        model.scope,
-        model.serving,
-        tactics,
-        proof,
-        effects,
-        model,
-        model.budget(),
-        random.Random(0),
-        None,
-        give_back,
-    )
+    found = plan.repair(give_back=give_back)
     assert asked == [{model.key("b")}]
     assert found.reverted == {model.key("b")}
     assert set(found.tactics.values()) == {DEFAULT}
@@ -257,20 +245,7 @@ def test_attempts_have_an_end(toy: Make) -> None:
     model = toy(dict.fromkeys("abcdefghijkl", (1.0, 1.5)))
     tactics = model.plan(*"abcdefghijkl")
     rounds: list[int] = []
-    steps = [model.step()]
-    proof = model.proof(*steps)
-    effects = measure_effects(steps, model.serving, tactics, dict.fromkeys(tactics, 0.5), random.Random(0))
-    found = repair(
-        steps,
-        model.scope,
-        model.serving,
-        tactics,
-        proof,
-        effects,
-        model,
-        model.budget(),
-        random.Random(0),
-        lambda done, total, what: rounds.append(done) if what == "verifying" else None,
-    )
+    plan = Proven(model, [model.step()], tactics)
+    found = plan.repair(progress=lambda done, total, what: rounds.append(done) if what == "verifying" else None)
     assert rounds.count(1) <= 3
     assert set(found.tactics.values()) == {DEFAULT}

@@ -103,6 +103,24 @@ def test_ranks_with_other_caches_put_together_what_they_hold(ranks: Run, tmp_pat
     assert all(one["published"] for one in every)
 
 
+def test_ranks_serve_what_was_shipped_and_put_together_what_only_some_find(ranks: Run, tmp_path: Path) -> None:
+    shipped = tmp_path / "shipped.json"
+    values(ranks(sizes=[[4]], options=[{"cache": str(shipped)}]))
+    for name in ("port", "others ended"):
+        (tmp_path / name).unlink()
+    before = shipped.read_bytes()
+    both, one_alone = [{"TUNEBOOK_CACHE_PATH": str(shipped)}], [{}, {"TUNEBOOK_CACHE_PATH": str(shipped)}]
+    for variables, differ in ((both, False), (one_alone, True)):
+        every = values(ranks(sizes=[[4]], variables=variables))
+        assert len({one["winners"] for one in every}) == 1
+        assert all((one["fresh"], one["seen"]) == ([], 3) for one in every)
+        assert all(any("started with another cache" in text for _, text in one["said"]) is differ for one in every)
+        assert (tmp_path / "cache.json").exists() is differ  # what rank 0 did not have of itself
+        for name in ("port", "others ended"):
+            (tmp_path / name).unlink()
+    assert shipped.read_bytes() == before
+
+
 def test_fresh_ranks_leave_the_cache_alone(ranks: Run, tmp_path: Path) -> None:
     (tmp_path / "cache.json").write_bytes(b"not to be touched")
     every = values(ranks(variables=[{"TUNEBOOK_AUTOTUNE_CACHE": "0"}]))

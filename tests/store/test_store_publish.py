@@ -448,6 +448,21 @@ def test_a_lock_that_is_held_is_waited_for_and_then_the_shard_stays(
     assert read_cache(location.cache, environment).verdicts == keyed(*map(make_verdict, (1, 2, 3, 4)))
 
 
+def test_who_has_little_patience_leaves_a_shard_sooner(
+    location: Location, environment: Environment, make_verdict: Make
+) -> None:
+    command = [sys.executable, "-c", HOLD, f"{location.cache}.lock"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        published = publish(location, environment, keyed(make_verdict(1)), {}, patience=0.25)
+        process.kill()
+    assert (published.problem, published.written, published.shard is None) == (None, True, False)
+    assert published.note is not None
+    assert f"another process has held {location.cache}.lock for 0.25 s" in published.note
+    assert read_cache(location.cache, environment).verdicts == keyed(make_verdict(1))
+
+
 HOLD = """
 import sys
 from filelock import FileLock

@@ -28,13 +28,17 @@ from tunebook.records import (
     Footer,
     Header,
     Plan,
+    RaceLine,
     Reason,
     Rejected,
+    SampleLine,
     Timed,
     TrialLine,
     Verdict,
 )
 from tunebook.store import Run, RunWriter, read_any, read_cache, read_run
+from tunebook.store.objects import MAX_ENTRY_BYTES
+from tunebook.store.run_writer import encode_line
 
 NOW = datetime(2025, 1, 2, 3, 4, 5)
 KEY = "linear|N=64,K=32|bf16|M≤16"
@@ -425,3 +429,105 @@ def test_any_run_is_read_back_and_any_cut_loses_one_line(
     assert [line.trial for line in survivors.trials][:whole] == some[:whole]
     assert len(survivors.trials) in (whole, whole + 1)
     assert survivors.misses == ()
+
+
+# Many lines at once.
+
+
+def many_samples(header: Header, rounds: int = 500) -> list[bytes]:
+    """The lines of a run with a race of 20 tactics: some hundred kilobytes, more than are decoded at once."""
+    names = ("default", *(f"native[block={number}]" for number in range(19)))
+    race = RaceLine(race=1, problem=KEY, tactics=names, inner=4)
+    samples = (
+        SampleLine(race=1, round=number, tactic=place, seconds=(1 + place) / 7e4)
+        for number in range(rounds)
+        for place in range(len(names))
+    )
+    return [encode_line(header), encode_line(race), *map(encode_line, samples)]
+
+
+def respelt(line: bytes) -> bytes:
+    """The same values as another program would write them."""
+    return json.dumps(json.loads(line), ensure_ascii=True, separators=(" , ", " : ")).encode() + b"\n"
+
+
+def test_lines_are_numbered_whatever_stands_between_them(tmp_path: Path, header: Header) -> None:
+    lines = many_samples(header)
+    assert sum(map(len, lines)) > 500_000
+    whole = tmp_path / "whole.jsonl"
+    whole.write_bytes(b"".join(lines))
+    run = read_run(whole)
+    assert (len(run.trials), run.misses, run.torn) == (20, (), False)
+    bad = {700: b"not json\n", 703: b'{"type":"footer"}\n', 5_001: b"\xff\n", 9_990: lines[0]}
+    blank = {2: b"\n", 5_000: b" \t \n", 7_777: b"\r\n"}
+    mixed = list(lines)
+    for number in sorted({**bad, **blank}):
+        mixed.insert(number - 1, {**bad, **blank}[number])
+    path = tmp_path / "mixed.jsonl"
+    path.write_bytes(b"".join(mixed))
+    found = read_run(path)
+    assert [miss.where for miss in found.misses] == [f"{path}, line {number}" for number in sorted(bad)]
+    assert found.trials == run.trials
+    assert found.problems == run.problems
+
+
+def test_a_run_that_another_program_has_written_reads_the_same(tmp_path: Path, header: Header) -> None:
+    lines = many_samples(header, rounds=30)
+    for name, text in {
+        "a": b"".join(lines),
+        "b": b"".join(map(respelt, lines)),
+        "c": b"".join(line if number % 3 else respelt(line) for number, line in enumerate(lines)),
+        "d": b"".join(line.replace(b"\n", b"\r\n") for line in lines),
+        "e": b"".join(lines).removesuffix(b"\n"),
+    }.items():
+        (tmp_path / name).write_bytes(text)
+        run = read_run(tmp_path / name)
+        assert (run.misses, run.torn) == ((), False)
+        assert run.trials == read_run(tmp_path / "a").trials
+    spread = [*lines[:5], lines[5].replace(b",", b",\n"), *lines[6:]]  # one value on several lines is no line
+    (tmp_path / "f").write_bytes(b"".join(spread))
+    assert len(read_run(tmp_path / "f").misses) == 5
+
+
+REPEATED = [
+    ('{"type":"sample","race":1,"round":99,"tactic":0,"seconds":1e-4,"seconds":2e-4}', "seconds"),
+    ('{"type":"sample","race":1,"race":1,"round":99,"tactic":0,"seconds":0.0001}', "race"),
+    ('{"type":"sample","type":"sample","race":1,"round":99,"tactic":0,"seconds":0.0001}', "type"),
+    (f'{{"type":"problem","problem":"{KEY}","offered":{{"a":{{"version":"1","space":"","space":"x"}}}}}}', "space"),
+    (f'{{"type":"problem","problem":"{KEY}","offered":{{}},"more":{{"x":1,"x":1}}}}', "x"),
+    ('{"type":"resumed","resumed":"now","resumed":"now"}', "resumed"),
+]
+
+
+@pytest.mark.parametrize(("line", "name"), REPEATED)
+def test_a_line_that_repeats_a_name_is_a_miss(tmp_path: Path, header: Header, line: str, name: str) -> None:
+    lines = many_samples(header, rounds=3)
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b"".join([*lines, line.encode() + b"\n"]))
+    run = read_run(path)
+    (miss,) = run.misses
+    assert miss.where == f"{path}, line {len(lines) + 1}"
+    assert miss.detail == f"field {name} occurs twice"
+    path.write_bytes(b"".join(lines))
+    assert (run.trials, run.problems) == (read_run(path).trials, read_run(path).problems)
+
+
+def test_a_header_that_repeats_a_name_is_refused(path: Path) -> None:
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b'"policy":"fresh"', b'"policy":"reuse","policy":"fresh"', 1))
+    with pytest.raises(StoreError, match="field policy occurs twice"):
+        read_run(path)
+
+
+def test_a_long_line_is_read_if_it_is_as_tunebook_writes_it(path: Path) -> None:
+    """Looking for repeated names takes memory, so that others are read up to the size of a cache's entry."""
+    many = Timed(tactic="a", samples=(1e-4,) * 400_000, rounds=tuple(range(400_000)))
+    long = encode_line(TrialLine(problem=KEY, trial=many))
+    assert len(long) > MAX_ENTRY_BYTES
+    text = path.read_bytes()
+    path.write_bytes(text + long)
+    run = read_run(path)
+    assert (len(run.trials), run.misses) == (3, ())
+    path.write_bytes(text + long.replace(b",", b", ", 1))
+    (miss,) = read_run(path).misses
+    assert f"more than the {MAX_ENTRY_BYTES}" in miss.detail

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import random
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -227,6 +230,51 @@ def test_ctrl_c_judges_the_open_race_and_publishes_it(lab: Any) -> None:
     assert "interrupted" not in after.note
     assert outcome.tuned == 1
     assert read_cache(lab.cache, lab.session.environment).verdicts[key("crowd")] == after
+
+
+HOLD = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_sigint_ends_a_tuning_though_another_process_holds_the_lock_and_the_next_start_has_its_results(
+    lab: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("one", "other"):
+        lab.op(name, 0.1)
+        lab.runner(name, "fast", {"p": (1,)}, lambda size, p: 0.04)
+
+    def progress(done: int, total: int, what: str) -> None:
+        if done == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    lock = f"{lab.cache}.lock"
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(KeyboardInterrupt) as caught:
+                lab.tune({"one": [1], "other": [1]}, 60.0, progress=progress)
+            assert not lab.cache.exists()
+            (settled,) = read_cache(lab.cache, lab.session.environment).verdicts
+            holder.kill()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    (note,) = caught.value.__notes__
+    assert note.startswith("go on with: ")
+    assert f"another process has held {lock} for 1 s" in caplog.text
+    outcome = lab.tune({"one": [1], "other": [1]}, 60.0)
+    assert (outcome.cached, outcome.tuned) == (1, 1)
+    assert not lab.calls[settled.partition("|")[0], "fast[p=1]"]
+    assert set(read_cache(lab.cache, lab.session.environment).verdicts) == {key("one"), key("other")}
+    assert not Path(f"{lab.cache}.d").exists()
 
 
 def test_an_interruption_while_a_race_goes_on_counts_its_new_rounds(lab: Any) -> None:

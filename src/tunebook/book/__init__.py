@@ -3,6 +3,8 @@
 from tunebook.book._change import FALSE_DISCOVERIES, Change, Choice
 from tunebook.book._diff import Diff, Side, diff
 from tunebook.book._history import Entry, history
+from tunebook.book._merging import Conflict, Merged, PlanConflict, merge
+from tunebook.book._new_file import check_new, write_new
 from tunebook.book._offers import Field, Turn
 from tunebook.book._open import CacheBook, RunBook, open_cache, open_run
 from tunebook.book._phases import PhaseChange
@@ -20,11 +22,14 @@ __all__ = [
     "CacheBook",
     "Change",
     "Choice",
+    "Conflict",
     "Diff",
     "Entry",
     "Field",
+    "Merged",
     "PhaseChange",
     "Place",
+    "PlanConflict",
     "Pruning",
     "RunBook",
     "Side",
@@ -32,9 +37,11 @@ __all__ = [
     "Spread",
     "Turn",
     "check_names",
+    "check_new",
     "diff",
     "history",
     "measured",
+    "merge",
     "open_cache",
     "open_run",
     "place_of",
@@ -42,4 +49,5 @@ __all__ = [
     "prune",
     "resolve",
     "spread_between",
+    "write_new",
 ]

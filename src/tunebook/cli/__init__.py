@@ -7,8 +7,30 @@ from typing import Annotated
 import typer
 
 from tunebook._version import __version__
-from tunebook.cli import diff, doctor, env, generate, history, report, show, tune
+from tunebook.cli import (
+    convert,
+    coverage,
+    diff,
+    doctor,
+    env,
+    export,
+    generate,
+    history,
+    import_,
+    merge,
+    pin,
+    pins,
+    promote,
+    report,
+    repro,
+    rollback,
+    show,
+    tune,
+    unpin,
+)
+from tunebook.cli._output import flush
 from tunebook.cli._run import EXIT_CODES
+from tunebook.cli._text import bear_any_encoding
 from tunebook.envs import ask_for_huge_pages
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items()) + "."
@@ -20,6 +42,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut long words of an option's help on a narrow terminal
 )
 
 
@@ -38,15 +61,24 @@ def _root(
     pass
 
 
-for module in (tune, show, history, diff, report, generate, env, doctor):
-    epilog = getattr(module, "EPILOG", _EPILOG)
-    app.command(epilog=epilog)(getattr(module, module.__name__.rpartition(".")[2]))
+_COMMANDS = (
+    *(tune, show, history, diff, promote, rollback, pin, unpin, pins, merge, export, import_),
+    *(coverage, report, convert, repro, generate, env, doctor),
+)
+for module in _COMMANDS:
+    function = module.__name__.rpartition(".")[2]
+    # ``import_`` is named so for Python's sake
+    app.command(function.rstrip("_"), epilog=getattr(module, "EPILOG", _EPILOG))(getattr(module, function))
 
 
 def main() -> None:
     """The entry point of the command ``tunebook``."""
+    bear_any_encoding()
     ask_for_huge_pages()
-    app()
+    try:
+        app()
+    finally:
+        flush()
 
 
 __all__ = ["app", "main"]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tunebook.cli._output import duration, interval, say
+from tunebook._figures import duration
+from tunebook.cli._output import interval, say
 from tunebook.cli._tables import table
 from tunebook.cli._text import clean, markdown
 

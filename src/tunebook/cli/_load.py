@@ -62,15 +62,19 @@ def _lines() -> Progress:
 @contextmanager
 def _bar(model: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
 
-    from tunebook.cli._output import error_console
+    from tunebook.cli._output import cut, error_console
+    from tunebook.cli._text import encodable
 
     columns = (BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    text = TextColumn("{task.description}", markup=False)
-    with Progress(*columns, text, console=error_console(), transient=True) as bar:
-        task = bar.add_task(f"loading {model}", total=None)
+    gives_way = Column(ratio=1, no_wrap=True, overflow=cut())
+    text = TextColumn("{task.description}", markup=False, table_column=gives_way)
+    with Progress(*columns, text, console=error_console(), transient=True, expand=True) as bar:
+        task = bar.add_task(encodable(f"loading {model}", error=True), total=None)
 
         def show(what: str, done: float | None) -> None:
+            what = encodable(what, error=True)
             bar.update(task, description=what, total=None if done is None else 1.0, completed=done or 0.0)
 
         yield show

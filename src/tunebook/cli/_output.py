@@ -1,14 +1,17 @@
-"""What commands print beside tables: one JSON document with --json, lines, progress, and figures with their units."""
+"""What commands print beside tables: one JSON document with --json, lines, progress, and intervals."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from tunebook.cli._text import encodable, is_unicode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Where nobody watches, progress is a line after this many seconds.
 QUIET_S = 5.0
+#: What a reader may want to copy from a line.
+_COPIED = re.compile(r"[/|=`]|--\w|\btunebook \w")
 
 
 @contextmanager
@@ -52,13 +57,40 @@ def _flush_c() -> None:
 
 
 def print_json(document: Any) -> None:
-    """One document on standard output."""
-    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    """One document on standard output; it is the same document in every encoding."""
+    escaped = not is_unicode(sys.stdout.encoding)
+    print(json.dumps(document, indent=2, ensure_ascii=escaped, default=str))
 
 
 def say(text: str = "") -> None:
-    """A line of the command's own result."""
+    """A line of the command's own result.
+
+    On a terminal that is too narrow for it, prose is broken between words. A line that holds something to copy, such as a
+    path, a key or a command, is left to the terminal, which folds it and copies it whole.
+    """
+    if sys.stdout.isatty() and not _COPIED.search(text):
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console()
+        text = "\n".join(line.plain for line in Text(encodable(text)).wrap(console, console.width))
     print(text)
+
+
+def nobody_reads() -> None:
+    """What standard output still holds is dropped: its reader is gone, and the interpreter would complain of it at the end."""
+    with suppress(OSError, ValueError):  # a stream without a descriptor has no reader
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+
+
+def flush() -> None:
+    """Write out what standard output still holds, here and not at the interpreter's end, which complains of a missing reader."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nobody_reads()
 
 
 @functools.cache
@@ -81,6 +113,11 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
         yield _lines()
 
 
+def cut() -> Literal["ellipsis", "crop"]:
+    """How a description gives way on standard error: spelt out, an ellipsis would take three columns, and the bar two lines."""
+    return "ellipsis" if encodable("…", error=True) == "…" else "crop"
+
+
 @contextmanager
 def _rich_bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -93,7 +130,7 @@ def _rich_bar() -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
         # the only one that gives way on a narrow terminal
-        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow=cut())),
         console=error_console(),
         transient=True,
         expand=True,
@@ -106,7 +143,7 @@ def _rich_bar() -> Iterator[Progress]:
             if total != totals["seen"]:
                 totals["seen"] = total
                 bar.reset(task, total=total)
-            bar.update(task, completed=done, description=what)
+            bar.update(task, completed=done, description=encodable(what, error=True))
 
         yield report
 
@@ -133,19 +170,3 @@ def _lines() -> Progress:
 def interval(value: float, low: float, high: float) -> str:
     """``1.84× [1.79, 1.90]``"""
     return f"{value:.2f}× [{low:.2f}, {high:.2f}]"
-
-
-def duration(seconds: float) -> str:
-    """``850 ns``, ``12.3 µs``, ``4.56 ms``, ``7.8 s``"""
-    for limit, factor, unit in ((1e-6, 1e9, "ns"), (1e-3, 1e6, "µs"), (1.0, 1e3, "ms")):
-        if seconds < limit:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds:.1f} s"
-
-
-def size(count: float) -> str:
-    """``512 B``, ``1.5 MB``, ``2.75 GB`` (powers of ten)"""
-    for limit, factor, unit in ((1e3, 1, "B"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB")):
-        if count < limit:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count / 1e9:.2f} GB"

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tunebook.cli._output import nobody_reads
 from tunebook.cli._signals import Heard, heeding
+from tunebook.cli._text import encodable
 from tunebook.envs import envs
 from tunebook.errors import TunebookError, UsageError, UserCodeError
 
@@ -50,7 +52,7 @@ def edge() -> Iterator[None]:
                 print(f"tunebook: error: {error}", file=sys.stderr)
                 raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
             if isinstance(error, BrokenPipeError):
-                sys.stderr.close()  # the reader is gone; Python's own complaint at exit would be noise
+                nobody_reads()
                 raise SystemExit(0) from None
             if isinstance(error, Exception):  # the outermost place: the user gets a line and an exit code in any case
                 raise SystemExit(_unexpected(error)) from error
@@ -92,7 +94,7 @@ def _out_of_memory(error: Exception) -> str | None:
     text = str(error)
     if not isinstance(error, MemoryError) and not re.search("can't allocate memory|out of memory", text):
         return None
-    from tunebook.cli._output import size
+    from tunebook._figures import size
 
     asked = re.search(r"(?:allocate|allocating) (\d+) bytes", text)
     return f" ({size(int(asked[1]))} were asked for at once)" if asked else ""
@@ -135,15 +137,24 @@ def configure_logging() -> None:
     logger.propagate = False
 
 
+class _Encodable(logging.Formatter):
+    """What standard error can show, before lines are broken."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging has for it
+        return encodable(super().formatMessage(record), error=True)
+
+
 def _handler() -> logging.Handler:
     if sys.stderr.isatty():
         from rich.logging import RichHandler
 
         from tunebook.cli._output import error_console
 
-        return RichHandler(
+        shown = RichHandler(
             console=error_console(), show_path=False, show_time=False, markup=False, rich_tracebacks=False
         )
+        shown.setFormatter(_Encodable("%(message)s"))
+        return shown
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     return handler

@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from tunebook.cli._output import duration, interval, say, size
+from tunebook._figures import duration, size
+from tunebook.cli._output import interval, say
 from tunebook.cli._tables import table
 from tunebook.cli._tune_report import print_effects, remark
 from tunebook.errors import StoreError
-from tunebook.measure import SCREENING
 from tunebook.records import Plan, Rejected, Timed, TrialLine, Verdict
 
 #: So many problems are named where none was found.
@@ -84,6 +84,8 @@ def _print_timed(trials: Sequence[tuple[Timed, bool]]) -> None:
 
     The spread is the middle half of its samples over their median.
     """
+    from tunebook.measure import SCREENING
+
     rows = []
     sampled = [(trial, given_up) for trial, given_up in trials if trial.samples]
     for trial, given_up in sorted(sampled, key=lambda pair: statistics.median(pair[0].samples)):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunebook.cli._output import duration, interval, say, size
+from tunebook._figures import duration, size
+from tunebook.cli._output import interval, say
+from tunebook.cli._search_path import labels, say_origins
 from tunebook.cli._tables import table
 from tunebook.records import Effect, Phase, Plan, Tactic, Verdict
 
@@ -29,11 +32,14 @@ def print_report(report: TuneReport, own: Collection[tuple[str, str]] = ()) -> N
         + f"{outcome.tuned} tuned, "
         f"{outcome.kept_default} keep the default" + (f", {outcome.left_out} left out" if outcome.left_out else "")
     )
+    say_origins(report.origins)
     _left_out(report)
     _seconds(report)
     if outcome.tuned:
         heavy = sorted(outcome.verdicts.values(), key=lambda v: -outcome.weights.get(v.problem, 0.0))
-        print_verdicts(f"Verdicts (the {min(SHOWN, len(heavy))} costliest of {len(heavy)})", heavy[:SHOWN])
+        print_verdicts(
+            f"Verdicts (the {min(SHOWN, len(heavy))} costliest of {len(heavy)})", heavy[:SHOWN], report.origins
+        )
     for runner in sorted(own):
         print_own(runner, list(outcome.verdicts.values()), report.plan)
     if report.plan is not None:
@@ -70,8 +76,12 @@ def _seconds(report: TuneReport) -> None:
     say("seconds: " + ", ".join(parts))
 
 
-def print_verdicts(title: str, verdicts: Sequence[Verdict]) -> None:
-    """A line a problem: winner, speed-up over the default, status, and what that rests on."""
+def print_verdicts(title: str, verdicts: Sequence[Verdict], origins: Mapping[str, Path | str] | None = None) -> None:
+    """A line a problem: winner, speed-up over the default, status, and what that rests on.
+
+    `origins`, the files of the search path by problem, are shown where there are any.
+    """
+    files = labels(origins or {})
     rows = [
         (
             v.problem,
@@ -82,10 +92,12 @@ def print_verdicts(title: str, verdicts: Sequence[Verdict]) -> None:
             str(v.rounds) if v.rounds else "-",
             duration(v.measured) if v.measured else "-",
             remark(v),
+            *([files.get(v.problem, "")] if files else []),
         )
         for v in verdicts
     ]
-    columns = ("problem", "winner", ">time", ">over default", "status", ">rounds", ">spent", "remark")
+    columns = ["problem", "winner", ">time", ">over default", "status", ">rounds", ">spent", "remark"]
+    columns += ["from"] if files else []
     table(title, columns, rows)
 
 

@@ -33,7 +33,7 @@ CONFIRM_BUDGET_S = 60.0
 
 def diff(
     a: Annotated[
-        str, typer.Argument(metavar="A", help="A run or a cache: a path, latest, previous or cache.")
+        str, typer.Argument(metavar="A", help="A run, a cache or another tuner's: a path, latest, previous or cache.")
     ] = "previous",
     b: Annotated[str, typer.Argument(metavar="B", help="What A is compared with.")] = "latest",
     model: Annotated[str | None, typer.Option(help="For latest and previous: only runs of this model.")] = None,
@@ -75,8 +75,10 @@ def _compare(
     markdown: bool,
     as_json: bool,
 ) -> bool:
+    from tunebook import interop
     from tunebook.book import NAMES, Source, check_names, place_of, resolve, spread_between
     from tunebook.book import diff as compare
+    from tunebook.cli import _foreign
     from tunebook.errors import UsageError
 
     if markdown and as_json:
@@ -94,6 +96,11 @@ def _compare(
         raise UsageError(f"--model, --cache and --threads choose {', '.join(NAMES)}; {a} and {b} are paths")
     else:
         paths = [Path(a), Path(b)]
+    books = _foreign.books(paths, "diff")
+    if books is not None:
+        if confirming:
+            raise UsageError(f"--confirm races what tunebook can run; {paths[0]} is of {books[0].format}")
+        return _foreign.diff(interop.diff(*books), markdown, as_json)
     before, after = (Source.read(path) for path in paths)
     spread = spread_between((before, after))
     found = compare(before, after, spread)

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from tunebook.cli._output import print_json, say, size
+from tunebook._figures import size
+from tunebook.cli._output import print_json, say
 from tunebook.cli._run import edge
 from tunebook.cli._tables import table
+from tunebook.cli._text import clean
 
 
 def doctor(
@@ -33,11 +35,13 @@ def doctor(
 def examine(threads: int | None = None) -> dict[str, Any]:
     """Everything that doctor reports, as plain values."""
     import tunebook.kernels  # noqa: F401 - declares the shipped ops
+    from tunebook.cli._search_path import described
     from tunebook.devices import device_of
     from tunebook.dispatch import OPS
     from tunebook.engine import models, set_threads
     from tunebook.envs import envs
     from tunebook.store import Location, resolve_policy
+    from tunebook.store.search_path import read_search_path
 
     set_threads(threads)
     device = device_of("cpu")
@@ -67,6 +71,7 @@ def examine(threads: int | None = None) -> dict[str, Any]:
             "exists": location.cache.exists(),
             "problem": unwritable(location.cache.parent),
         },
+        "search_path": described(read_search_path(environment, loud=False)),
         "policy": {
             "policy": policy.policy.value,
             "why": policy.why,
@@ -146,6 +151,18 @@ def _print(found: dict[str, Any]) -> None:
     say(
         f"cache:  {cache['path']} ({'exists' if cache['exists'] else 'not there yet'}, {cache['problem'] or 'writable'})"
     )
+    for one in found["search_path"]:
+        _print_shipped(one)
     say(f"policy: {policy['policy']} ({policy['why']})")
     if policy["warning"]:
         say(f"warning: {policy['warning']}")
+
+
+def _print_shipped(one: dict[str, Any]) -> None:
+    """A line for an entry of the search path, and one for each of its entries that cannot be served."""
+    if one["problem"] is not None:
+        say(f"path:   {clean(one['problem'])}")
+        return
+    say(f"path:   {clean(one['path'])} ({one['verdicts']} verdicts, {one['plans']} plans, read only)")
+    for miss in one["misses"]:
+        say(f"        {clean(miss)}")

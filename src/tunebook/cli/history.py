@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunebook.cli._output import interval, print_json, say, size
+from tunebook._figures import size
+from tunebook.cli._output import interval, print_json, say
 from tunebook.cli._run import edge
 from tunebook.cli._tables import table
 from tunebook.cli._text import clean
@@ -20,6 +21,10 @@ COMMIT = 10
 
 
 def history(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PATH]...", help="Books of another tuner, or a directory of them, as SGLang's runs/."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Only runs of this model.")] = None,
     op: Annotated[str | None, typer.Option(help="Only runs that settled a problem of this op.")] = None,
     cache: Annotated[
@@ -41,8 +46,15 @@ def history(
     yes: Annotated[bool, typer.Option("--yes", help="With --prune: remove them.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """List the runs of this environment, newest first: when, model, policy, problems, seconds, gain, commit and note."""
+    """List the runs of this environment, newest first: when, model, policy, problems, seconds, gain, commit and note.
+
+    With paths: the books of another tuner there, and what changed from each to the next.
+    """
     with edge():
+        if paths:
+            own = {"--model": model, "--op": op, "--cache": cache, "--threads": threads, "--prune": prune or None}
+            _foreign(paths, [name for name, value in own.items() if value is not None], as_json)
+            return
         from tunebook.book import history as entries
         from tunebook.book import place_of, plan_pruning
         from tunebook.book import prune as remove
@@ -65,6 +77,15 @@ def history(
         if yes:
             remove(pruning.removed)
         _pruned(pruning, as_json, removed=yes)
+
+
+def _foreign(paths: list[Path], beside: list[str], as_json: bool) -> None:
+    from tunebook.cli._foreign import history as show
+    from tunebook.errors import UsageError
+
+    if beside:
+        raise UsageError(f"{', '.join(beside)}: only for tunebook's own runs, which take no path")
+    show(paths, as_json)
 
 
 def _show(place: Place, entries: list[Entry], as_json: bool) -> None:

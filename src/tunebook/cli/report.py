@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from tunebook.cli._output import print_json, say, size
+from tunebook._figures import size
+from tunebook.cli._output import print_json, say
 from tunebook.cli._run import edge
 from tunebook.cli._text import clean
 
 
 def report(
-    a: Annotated[str, typer.Argument(metavar="RUN|CACHE", help="A path, or latest, previous or cache.")] = "latest",
+    a: Annotated[
+        str, typer.Argument(metavar="RUN|CACHE", help="A path, or latest, previous or cache; also another tuner's.")
+    ] = "latest",
     b: Annotated[
         str | None, typer.Argument(metavar="B", help="Another one: the page then compares it with the first.")
     ] = None,
@@ -30,9 +33,10 @@ def report(
     """Write one self-contained HTML page about a run or a cache, or about the differences between two."""
     with edge():
         paths = _paths(a, b, model, cache, threads)
+        from tunebook.cli._foreign_page import foreign_page
         from tunebook.report import comparison_of, report_of, write_page
 
-        page = report_of(paths[0]) if len(paths) == 1 else comparison_of(*paths)
+        page = foreign_page(paths) or (report_of(paths[0]) if len(paths) == 1 else comparison_of(*paths))
         written = write_page(page, output, paths)
         if as_json:
             print_json({"page": str(output), "bytes": written, "of": [str(path) for path in paths]})

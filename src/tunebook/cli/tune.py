@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunebook.cli._output import only_json, print_json, progress_bar
+from tunebook.cli._output import only_json, print_json, progress_bar, say
 from tunebook.cli._run import blaming, edge, sizes
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ def tune(
     budget: Annotated[float | None, typer.Option(help="Seconds of wall clock. Default: TUNEBOOK_BUDGET_S.")] = None,
     decode: Annotated[str, typer.Option(help="Decode batch sizes.")] = "1,4,16",
     prefill: Annotated[str, typer.Option(help="Prefill lengths.")] = "128,512",
+    from_coverage: Annotated[
+        bool, typer.Option("--from-coverage", help="Tune the sizes that `tunebook coverage` found served untuned.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="Threads. Default: TUNEBOOK_THREADS, else torch's.")] = None,
     with_: Annotated[
         list[Path] | None, typer.Option("--with", help="A Python file that adds runners to ops. May be repeated.")
@@ -87,6 +90,7 @@ def tune(
                 budget=budget,
                 decode=decode,
                 prefill=prefill,
+                from_coverage=from_coverage,
                 threads=threads,
                 files=tuple(with_ or ()),
                 selection=(tuple(op or ()), tuple(skip_op or ()), tuple(only_runner or ())),
@@ -100,7 +104,7 @@ def tune(
                 given=_given(context),
             )
         )
-    if not kept(report):
+    if report is not None and not kept(report):
         raise SystemExit(3)
 
 
@@ -129,13 +133,15 @@ class TuneOptions:
     isolate: str | None
     note: str
     as_json: bool
+    from_coverage: bool = False
     resume: Path | None = None
     given: frozenset[str] = frozenset()
     attached: tuple[str, ...] = ()
 
 
-def run(options: TuneOptions) -> TuneReport:
-    """The command without its edge: checks every argument before the model is loaded."""
+def run(options: TuneOptions) -> TuneReport | None:
+    """The command without its edge: checks every argument before the model is loaded. None: there was nothing to tune."""
+    from tunebook.cli._from_coverage import counted_calls, sized
     from tunebook.cli._load import load_model
     from tunebook.cli._resume import as_begun
     from tunebook.cli._tune_report import print_report
@@ -160,6 +166,7 @@ def run(options: TuneOptions) -> TuneReport:
     if options.mix is not None:
         parse_mix(options.mix, None, "--mix")
     isolate = Isolate.of(options.isolate, "--isolate ")
+    counted = counted_calls(options) if options.from_coverage else None
     policy = resolve_policy(True, Policy.FRESH if options.fresh else Policy.REPLAY if options.replay else None)
     quiet = options.as_json
     with only_json(quiet):
@@ -175,6 +182,10 @@ def run(options: TuneOptions) -> TuneReport:
             load_model(options.model, options.threads, quiet, fallback) as runner,
             progress_bar(quiet) as progress,
         ):
+            lacking = sized(options, counted, runner) if counted is not None else options
+            if lacking is not None:
+                options = lacking
+                wanted = requests(sizes("--decode", options.decode), sizes("--prefill", options.prefill))
             asked: dict[str, Any] = {
                 "cache": options.cache,
                 "policy": policy,
@@ -192,12 +203,23 @@ def run(options: TuneOptions) -> TuneReport:
             }
             if options.resume is not None:
                 asked = {"resume": options.resume}
-            report = runner.autotune(**asked, progress=progress)
-    if quiet:
+            report = runner.autotune(**asked, progress=progress) if lacking is not None else None
+    if report is None:
+        _nothing_lacks(options.model, quiet)
+    elif quiet:
         print_json(report.document())
     else:
         print_report(report, own)
     return report
+
+
+def _nothing_lacks(model: str, quiet: bool) -> None:
+    """Say that no call was counted that a tuning would cover."""
+    why = "what was counted of its calls is tuned"
+    if quiet:
+        print_json({"model": model, "tuned": False, "why": why})
+    else:
+        say(f"{model}: there is nothing to tune: {why}")
 
 
 def _given(context: typer.Context) -> frozenset[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from tunebook.dispatch._caller import Call, Table, fast_entry, make_caller, signature
 from tunebook.dispatch._calls import counting, on_contiguous, requires_grad_of, versions, with_constants
 from tunebook.dispatch._collecting import BINDINGS, collector
+from tunebook.dispatch._coverage import Coverage
 from tunebook.dispatch._originals import converted, fill, is_released, release, restored, tensors_of
 from tunebook.dispatch._prepared import Prepared
 from tunebook.dispatch._scope import FREE, Scope
@@ -23,6 +24,14 @@ logger = logging.getLogger("tunebook.dispatch")
 UNDESCRIBED = (OpError, AttributeError, TypeError, IndexError, ValueError)
 #: One binding keeps at most this many resolved signatures; then it begins anew.
 MAX_KEPT = 1 << 16
+
+
+class _Chosen(NamedTuple):
+    """What serves a call: `tactic`, of another bucket if it is `lent`; without one the default, of which nothing was said."""
+
+    call: Call
+    tactic: Tactic | None = None
+    lent: bool = False
 
 
 class Binding:
@@ -63,6 +72,9 @@ class Binding:
         self.fast = self.table.fast
         #: The position of the one argument that tells all; without it each is looked at.
         self.lead = spec.dynamic.index(spec.lead) if spec.lead else 0 if len(spec.dynamic) == 1 else None
+        self._coverage = (
+            Coverage(scope, self.lead, self._problem_of, steps=scope is not FREE) if Coverage.wanted() else None
+        )
         scope.add(self)
         BINDINGS.add(self)
         self.switch()
@@ -94,11 +106,14 @@ class Binding:
             return by.note(self, args)
         unfit = self._unfit(args)
         if unfit:
-            return self._counted(unfit, self.default)
+            call = self._counted(unfit, self.default)
+            return call if self._coverage is None else self._coverage.unfit(args, call)
         table = self.table  # what is resolved under one state must not be kept under another
-        call = self._choose(args, tuned=table is self._tables[True])
+        call, tactic, lent = self._choose(args, tuned=table is self._tables[True])
         if self.scope.recording:
             call = self._recorded(args, call)
+        if self._coverage is not None:
+            call = self._coverage.counted(args, call, tactic, lent)
         try:
             key = signature(args, self.lead)
             if len(table.full) >= MAX_KEPT:
@@ -111,52 +126,56 @@ class Binding:
             pass
         return call
 
-    def _choose(self, args: tuple[Any, ...], tuned: bool) -> Call:
+    def _choose(self, args: tuple[Any, ...], tuned: bool) -> _Chosen:
         if not tuned:
-            return self.default
+            return _Chosen(self.default)
         if any(value.device.type != self.scope.device for value in args if hasattr(value, "device")):
-            return self._counted("default: not tuned on this device", self.default)
+            return _Chosen(self._counted("default: not tuned on this device", self.default))
         try:
             description, problem = self._problem(args)
         except UNDESCRIBED as error:
-            return self._counted(f"default: {error}", self.default, once=True)
+            return _Chosen(self._counted(f"default: {error}", self.default, once=True))
         tactic = None if problem is None else self.scope.lookup(problem.key)
         if tactic is None and self.source is not None:
-            return self._general(problem)
+            return _Chosen(*self._general(problem), lent=True)
         if problem is None:
-            return self._counted("default: no bucket for this size", self.default)
+            return _Chosen(self._counted("default: no bucket for this size", self.default))
         if tactic is None:
-            return self._counted("default: not tuned", self.default)
+            return _Chosen(self._counted("default: not tuned", self.default))
         try:
             call = self.bound(tactic)
         except Exception as error:  # noqa: BLE001 - preparing runs a runner's own code; serving must go on without it
             logger.warning("%s: %s cannot be prepared, the default serves: %s", problem.key, tactic.name, error)
-            return self._counted("default: preparing failed", self.default)
+            return _Chosen(self._counted("default: preparing failed", self.default))
         if tactic == DEFAULT:
-            return call
+            return _Chosen(call, tactic)
         if not all(value.is_contiguous() for value in args if hasattr(value, "is_contiguous")):
             call = on_contiguous(call)
         if problem is not None and any(description.sizes[dim.name] != dim.size for dim in problem.dims):
             call = self._counted("bucket", call)
-        return call
+        return _Chosen(call, tactic)
 
     def _problem(self, args: tuple[Any, ...]) -> tuple[Description, Problem | None]:
         description = self.spec.shape.describe((*args, *self.constants))
         return description, self.spec.shape.problem(description, self.scope.measurement)
 
-    def _recorded(self, args: tuple[Any, ...], call: Call) -> Call:
+    def _problem_of(self, args: tuple[Any, ...]) -> Problem | None:
+        """The problem of a call; None where it has none, or cannot be described."""
         try:
-            _, problem = self._problem(args)
+            return self._problem(args)[1]
         except UNDESCRIBED:
-            return call
+            return None
+
+    def _recorded(self, args: tuple[Any, ...], call: Call) -> Call:
+        problem = self._problem_of(args)
         return call if problem is None else counting(self.scope.recorded, problem.key, call)
 
-    def _general(self, problem: Problem | None) -> Call:
+    def _general(self, problem: Problem | None) -> tuple[Call, Tactic]:
         """Released weights, and a shape that was never tuned: the tactic of the nearest size, which serves every shape."""
         near = None if problem is None else self.scope.nearest(problem, self._restorable)
         tactic = near or self.source
         assert tactic is not None
-        return self._counted("bucket", on_contiguous(self.bound(tactic)))
+        return self._counted("bucket", on_contiguous(self.bound(tactic))), tactic
 
     def _restorable(self, tactic: Tactic) -> bool:
         runner = self.spec.runner_of(tactic)

@@ -14,7 +14,7 @@ from tunebook.dispatch._caller import HELD, constants_entry, make_caller, make_c
 from tunebook.dispatch._calls import versions
 from tunebook.dispatch._scope import FREE, Scope
 from tunebook.errors import OpError
-from tunebook.ops import Bucket, OpSpec, pow2
+from tunebook.ops import Bucket, Example, OpSpec, pow2
 from tunebook.ops._shape import Agree, Describe, Extremes, Resample
 
 P = ParamSpec("P")
@@ -124,6 +124,7 @@ def op(
     resample: Resample | None = None,
     extremes: Extremes | None = None,
     agree: Agree | None = None,
+    example: Example | None = None,
     lead: str | None = None,
     communicates: bool = False,
 ) -> Callable[[Callable[P, R]], Op[P, R]]:
@@ -137,6 +138,8 @@ def op(
                 must get right as well; `args` is a live call, constants included. For checks only, never timed.
     agree:      ``agree(got, expected, args)`` replaces the comparison of a tactic's output with the default's, where several
                 outputs are right (equal values in either order): the greatest relative error, or what is wrong in words.
+    example:    ``example(problem, sizes, seed)`` gives all arguments of a call of `problem`, made from nothing but that:
+                ``tunebook repro`` runs a tactic on them (docs/profiling.md).
     lead:       the one argument whose shape, dtype and strides tell all that dispatch must look at; without it every
                 dynamic argument is looked at.
     communicates: every call, of whichever runner, is a collective: it returns only when all ranks call it. Such an op is
@@ -156,6 +159,7 @@ def op(
             resample=resample,
             extremes=extremes,
             agree=agree,
+            example=example,
             lead=lead,
             communicates=communicates,
         )

@@ -14,6 +14,7 @@ from tunebook.measure import Budget
 from tunebook.plan import (
     EFFECT_ROUNDS,
     OVERDRAFT,
+    UNCHANGED,
     Choices,
     Knowledge,
     Room,
@@ -27,10 +28,11 @@ from tunebook.plan import (
     prepare,
     repair,
     seconds_a_round,
+    unchanged,
     verify,
     without,
 )
-from tunebook.records import DEFAULT, Overall, Phase, Plan, Tactic
+from tunebook.records import DEFAULT, Plan, Tactic
 from tunebook.tuner import PINNED, Progress
 
 if TYPE_CHECKING:
@@ -76,9 +78,8 @@ def prove(
     if former is not None and former.verified and (former.tactics, former.requested) == (plan.tactics, plan.requested):
         return _again(plan, former), choices
     if all(name == DEFAULT.name for name in plan.tactics.values()):  # the same code: there is nothing to compare
-        same = tuple(_unchanged(request, report.steps[request]) for request in wanted)
-        overall = Overall(speedup=1.0, speedup_low=1.0, speedup_high=1.0)
-        return plan.replace(verified=True, phases=same, overall=overall), choices
+        same = tuple(unchanged(r.phase, r.batch, r.tokens, report.steps[r] * 1e3, 1) for r in wanted)
+        return plan.replace(verified=True, phases=same, overall=UNCHANGED), choices
     spent = timer(runner.device)
     steps = [Step(r.phase, r.batch, r.tokens, runner.step(r)) for r in wanted]
     proven = _compared(runner, planned, steps, total, progress)
@@ -176,18 +177,3 @@ def _compared(
         why = "one result whatever the batch" if plan.batch_invariant else "what is pinned"
         logger.warning("the plan for %s is slower than the default; it serves for %s", plan.model, why)
     return plan.replace(verified=True, active=active, phases=phases, overall=overall), choices
-
-
-def _unchanged(request: PhaseRequest, seconds: float) -> Phase:
-    """A phase of a plan that is the default throughout: its one measured step stands on both sides."""
-    return Phase(
-        phase=request.phase,
-        batch=request.batch,
-        tokens=request.tokens,
-        default_ms=seconds * 1e3,
-        tuned_ms=seconds * 1e3,
-        speedup=1.0,
-        speedup_low=1.0,
-        speedup_high=1.0,
-        rounds=1,
-    )

@@ -47,6 +47,11 @@ class TuneReport:
         return sorted(keys, key=lambda key: -self.outcome.weights.get(key, 0.0))
 
     @property
+    def origins(self) -> dict[str, str]:
+        """By problem, the file of TUNEBOOK_CACHE_PATH whose verdict serves it; the others are the cache's, or new."""
+        return {key: str(path) for key, path in self.session.recall.origins(self.outcome.verdicts).items()}
+
+    @property
     def run_problem(self) -> str | None:
         """Why the run file is missing or incomplete, or None."""
         problem: str | None = getattr(self.session, "run_problem", None)
@@ -73,6 +78,7 @@ class TuneReport:
                 "rejected_tactics": len(outcome.rejected),
                 "left_out": outcome.left_out,
             },
+            "origins": self.origins,
             "left_out": self.left_out,
             "seconds": {"load": self.load_seconds, **{name: self.seconds.get(name, 0.0) for name in STAGES[1:]}},
             "plan": {

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from tunebook.devices import Device
 from tunebook.engine._phases import PhaseRequest
-from tunebook.engine._proof import Planned, prove
+from tunebook.engine._proof import Planned
 from tunebook.engine._report import TuneReport
 from tunebook.engine._terms import Terms
 from tunebook.engine._warm import choices_of
-from tunebook.measure import Budget
 from tunebook.plan import Choices, install, prepare
 from tunebook.records import Plan
-from tunebook.tuner import Progress, Session
+from tunebook.tuner import Session
 
 if TYPE_CHECKING:
     from tunebook.engine._runner import ModelRunner
@@ -66,20 +65,17 @@ def proven(
     runner: ModelRunner,
     session: Session,
     planned: Planned,
-    former: Plan | None,
-    wanted: Sequence[PhaseRequest],
-    total: Budget,
     report: TuneReport,
-    progress: Progress | None,
+    prove: Callable[[], tuple[Plan, Choices]],
 ) -> tuple[Plan, Choices]:
-    """The plan with what the model says of it, and what it serves now: of several ranks the leader proves it, alone.
+    """What `prove` gives, a plan with what the model says of it and what serves: of several ranks the leader proves it, alone.
 
     The others wait, so that they do not disturb it; then all serve what it found. A model with ops whose calls communicate
     cannot be stepped by one rank: its plan serves unverified.
     """
     ranks = session.ranks
     if ranks is None:
-        return prove(runner, planned, former, wanted, total, report, progress)
+        return prove()
     plan, choices = planned.plan, planned.choices
     if ranks.communicates:
         logger.warning(
@@ -90,7 +86,7 @@ def proven(
         return plan, choices
     ranks.enter("proving the plan" if ranks.leads else "waiting for the proof of the plan")
     if ranks.leads:
-        plan, choices = prove(runner, planned, former, wanted, total, report, progress)
+        plan, choices = prove()
     told = ranks.tell("proof", plan, Plan)
     if not ranks.leads and (told.tactics, told.layouts) != (plan.tactics, plan.layouts):
         choices = choices_of(told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tunebook.dispatch import collecting
 from tunebook.engine._phases import PhaseRequest, merged
-from tunebook.engine._proof import Planned, remembered
+from tunebook.engine._proof import Planned, prove, remembered
 from tunebook.engine._report import TuneReport, timer
 from tunebook.engine._stale import plan_key
 from tunebook.engine._terms import Terms, free_bytes, room, unattached_bytes
@@ -57,7 +58,8 @@ def tune_model(
         profile = session.ranks.tell("profile", profile, tuple[Profile, ...])
     planned = _plan(alike(runner, session), session, former, outcome, collection, profile, terms, report, progress)
     session.propose(planned.plan)
-    plan, choices = proven(runner, session, planned, former, wanted, total, report, progress)
+    proof = functools.partial(prove, runner, planned, former, wanted, total, report, progress)
+    plan, choices = proven(runner, session, planned, report, proof)
     spent = timer(runner.device)
     activate(runner, plan, choices, planned.known.families)
     report.seconds["prepare"] += spent()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunebook.errors import OpError
 from tunebook.ops._buckets import Bucket
+from tunebook.ops._example import Example
 from tunebook.ops._requires import as_requirement
 from tunebook.ops._runner import Runner, Space, combinations
 from tunebook.ops._shape import Agree, Describe, Extremes, Resample, Shape
@@ -33,6 +34,7 @@ class OpSpec:
         resample: Resample | None = None,
         extremes: Extremes | None = None,
         agree: Agree | None = None,
+        example: Example | None = None,
         lead: str | None = None,
         communicates: bool = False,
     ) -> None:
@@ -52,13 +54,14 @@ class OpSpec:
             raise OpError(f"op {name}: no argument changes from call to call, so there is nothing to tune")
         if lead is not None and lead not in self.dynamic:
             raise OpError(f"op {name}: lead {lead!r} is none of {', '.join(self.dynamic)}")
-        for what, value in (("extremes", extremes), ("agree", agree)):
+        for what, value in (("extremes", extremes), ("agree", agree), ("example", example)):
             if value is not None and not callable(value):
                 raise OpError(f"op {name}: {what}={value!r} is not a function")
         self.lead = lead
         self.communicates = communicates  #: whether a call takes part of other ranks, as a collective does
         self.extremes = extremes
         self.agree = agree
+        self.example = example
         self.shape = Shape(name, names, buckets, describe, resample)
         self.runners: dict[str, Runner] = {}
 

@@ -6,7 +6,7 @@ from tunebook.plan._install import install, prepare, release
 from tunebook.plan._layouts import Choices, choose_layouts
 from tunebook.plan._limit import BOTH_SHARE, FREE_SHARE, MemoryLimit
 from tunebook.plan._make import Knowledge, Room, expected, holdings, make, without
-from tunebook.plan._repair import Repaired, loses, repair, seconds_a_round
+from tunebook.plan._repair import UNCHANGED, Repaired, loses, repair, seconds_a_round, unchanged
 from tunebook.plan._serving import Serving
 from tunebook.plan._unseen import REMEDY
 from tunebook.plan._verify import OVERDRAFT, Proof, Step, verify
@@ -18,6 +18,7 @@ __all__ = [
     "FREE_SHARE",
     "OVERDRAFT",
     "REMEDY",
+    "UNCHANGED",
     "Choices",
     "Knowledge",
     "MemoryLimit",
@@ -41,6 +42,7 @@ __all__ = [
     "release",
     "repair",
     "seconds_a_round",
+    "unchanged",
     "verify",
     "weigh",
     "without",

@@ -20,6 +20,8 @@ logger = logging.getLogger("tunebook.plan")
 
 #: A plan is changed and compared again at most so many times; the last time, all of the losing phases is reverted.
 MAX_REPAIRS = 3
+#: What the same code gains over itself.
+UNCHANGED = Overall(speedup=1.0, speedup_low=1.0, speedup_high=1.0)
 #: So many problems are taken out one by one in an ablation, those that lost most by themselves first.
 MAX_SUSPECTS = 6
 
@@ -200,20 +202,21 @@ def _neighbours(keys: Collection[str], tactics: Mapping[str, Tactic], met: Colle
     return found
 
 
+def unchanged(phase: str, batch: int, tokens: int, milliseconds: float, rounds: int) -> Phase:
+    """A phase in which nothing but defaults serves: the same code, so what a step of it took stands on both sides."""
+    return Phase(
+        phase=phase,
+        batch=batch,
+        tokens=tokens,
+        default_ms=milliseconds,
+        tuned_ms=milliseconds,
+        speedup=1.0,
+        speedup_low=1.0,
+        speedup_high=1.0,
+        rounds=rounds,
+    )
+
+
 def _nothing(proof: Proof) -> Proof:
-    """The proof of a plan of nothing but defaults: the same code, so what the default took stands on both sides."""
-
-    def same(phase: Phase) -> Phase:
-        return Phase(
-            phase=phase.phase,
-            batch=phase.batch,
-            tokens=phase.tokens,
-            default_ms=phase.default_ms,
-            tuned_ms=phase.default_ms,
-            speedup=1.0,
-            speedup_low=1.0,
-            speedup_high=1.0,
-            rounds=phase.rounds,
-        )
-
-    return tuple(map(same, proof[0])), Overall(speedup=1.0, speedup_low=1.0, speedup_high=1.0)
+    """The proof of a plan of nothing but defaults, by what these took."""
+    return tuple(unchanged(p.phase, p.batch, p.tokens, p.default_ms, p.rounds) for p in proof[0]), UNCHANGED

@@ -1,6 +1,7 @@
 """The values that tunebook measures, keeps and serves: frozen, validated at birth, schema-versioned."""
 
 from tunebook.records._base import SCHEMA, Record
+from tunebook.records.coverage import OUTCOMES, CoverageDocument, Served
 from tunebook.records.environment import Environment
 from tunebook.records.files import (
     CacheDocument,
@@ -27,10 +28,12 @@ from tunebook.records.verdict import Member, Offered, Reason, Rejected, Status, 
 
 __all__ = [
     "DEFAULT",
+    "OUTCOMES",
     "SCHEMA",
     "SIGNS",
     "Arrival",
     "CacheDocument",
+    "CoverageDocument",
     "Dim",
     "Effect",
     "Environment",
@@ -60,6 +63,7 @@ __all__ = [
     "RunLine",
     "SampleLine",
     "Scalar",
+    "Served",
     "Settings",
     "Status",
     "Tactic",

@@ -175,7 +175,8 @@ class SampleLine(Record, frozen=True, kw_only=True, tag="sample"):
     def __post_init__(self) -> None:
         if self.race < 0 or self.round < 0 or self.tactic < 0:
             raise ValueError("a sample's race, round and tactic are not negative")
-        _check_sample("a sample", self.seconds)
+        if not 0 < self.seconds < math.inf:  # most lines are samples, so a call is made for a wrong one alone
+            _check_sample("a sample", self.seconds)
 
 
 class OutLine(Record, frozen=True, kw_only=True, tag="out"):
@@ -248,5 +249,5 @@ RunLine = (
 
 
 def _check_sample(what: str, seconds: float) -> None:
-    if not (seconds > 0 and math.isfinite(seconds)):
+    if not 0 < seconds < math.inf:
         raise ValueError(f"{what}: {seconds} is not a positive, finite number of seconds")

@@ -89,21 +89,7 @@ class Problem(Record, frozen=True, kw_only=True):
     @classmethod
     def parse(cls, key: str) -> Problem:
         """Read a key back. Raises ``ValueError`` that names the part that is wrong."""
-        check_length("a problem key", key, MAX_KEY)
-        parts = key.split("|")
-        if len(parts) not in (4, 5):
-            raise ValueError(f"problem key {key!r} has {len(parts)} parts, not op|attributes|dtypes|dimensions")
-        op, attrs, dtypes, dims = parts[:4]
-        try:
-            return cls(
-                op=op,
-                attrs=_attrs(attrs),
-                dtypes=_dtypes(dtypes),
-                dims=_dims(dims),
-                policy=parts[4] if len(parts) == 5 else "eager",
-            )
-        except _BadPartError as error:
-            raise ValueError(f"problem key {key!r}: {error}") from None
+        return _problem(key)
 
     def differences(self, other: Problem) -> list[str]:
         """Name each field in which two problems differ, as ``field: this ≠ that``."""
@@ -133,9 +119,29 @@ _P = TypeVar("_P")
 
 
 def _recurring(parse: Callable[[str], _P]) -> Callable[[str], _P]:
-    """The parts of keys recur: the layers of a model share their buckets, and the buckets of a layer everything else."""
+    """Keys recur, in the lines of a run, and so do their parts: the layers of a model share their buckets, and the buckets of a
+    layer everything else."""
     remembered = lru_cache(maxsize=1024)(parse)
     return lambda text: remembered(text) if len(text) <= _REMEMBERED else parse(text)
+
+
+@_recurring
+def _problem(key: str) -> Problem:
+    check_length("a problem key", key, MAX_KEY)
+    parts = key.split("|")
+    if len(parts) not in (4, 5):
+        raise ValueError(f"problem key {key!r} has {len(parts)} parts, not op|attributes|dtypes|dimensions")
+    op, attrs, dtypes, dims = parts[:4]
+    try:
+        return Problem(
+            op=op,
+            attrs=_attrs(attrs),
+            dtypes=_dtypes(dtypes),
+            dims=_dims(dims),
+            policy=parts[4] if len(parts) == 5 else "eager",
+        )
+    except _BadPartError as error:
+        raise ValueError(f"problem key {key!r}: {error}") from None
 
 
 @_recurring

@@ -29,8 +29,9 @@ class Timed(Record, frozen=True, kw_only=True, tag="timed"):
         Tactic.parse(self.tactic)
         if len(self.samples) != len(self.rounds):
             raise ValueError(f"{self.tactic}: {len(self.samples)} samples of {len(self.rounds)} rounds")
-        if any(not (s > 0 and math.isfinite(s)) for s in self.samples):
-            raise ValueError(f"{self.tactic}: a sample is not a positive, finite number of seconds")
+        for seconds in self.samples:
+            if not 0 < seconds < math.inf:
+                raise ValueError(f"{self.tactic}: a sample is not a positive, finite number of seconds")
 
 
 class Rejected(Record, frozen=True, kw_only=True, tag="rejected"):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tunebook.book import Source, diff
 from tunebook.errors import StoreError, UsageError
 from tunebook.report._comparison import comparison_page
 from tunebook.report._page import run_page
+from tunebook.report._plain import PlainTable, plain_view
 from tunebook.report._render import render
 from tunebook.store import read_any
 from tunebook.store.files import replace_atomically
 
-__all__ = ["comparison_of", "report_of", "write_page"]
+__all__ = ["PlainTable", "comparison_of", "page_of_tables", "report_of", "write_page"]
 
 
 def report_of(path: Path | str) -> str:
@@ -23,6 +25,20 @@ def report_of(path: Path | str) -> str:
 def comparison_of(before: Path | str, after: Path | str) -> str:
     """The page that compares two runs or caches, as `tunebook.book.diff` does. Raises StoreError as `report_of` does."""
     return render("comparison.html.j2", comparison_page(diff(Source.read(before), Source.read(after))))
+
+
+def page_of_tables(
+    *,
+    title: str,
+    kind: str,
+    answers: Sequence[str],
+    sides: Sequence[tuple[str, Sequence[tuple[str, str]]]],
+    warnings: Sequence[str],
+    tables: Sequence[PlainTable],
+) -> str:
+    """The page of something that is not tunebook's own: sentences, lists of facts with a heading each, and tables."""
+    view = plain_view(title=title, kind=kind, answers=answers, sides=sides, warnings=warnings, tables=tables)
+    return render("plain.html.j2", view)
 
 
 def write_page(page: str, path: Path, inputs: tuple[Path, ...] = ()) -> int:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunebook._figures import duration
 from tunebook.book import Change, Diff, Side
 from tunebook.records import Problem
 from tunebook.report._charts import MOST_BARS, change_bars
-from tunebook.report._figures import count, duration, times
+from tunebook.report._figures import count, times
 from tunebook.report._heat import Cell, heat_maps
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunebook._figures import duration
 from tunebook.records import Plan, Problem, Verdict
 from tunebook.report._charts import effect_points, model_bars, spent_bars, weight_bars
 from tunebook.report._detail import STEP, details
-from tunebook.report._figures import count, duration, interval
+from tunebook.report._figures import count, interval
 from tunebook.report._heat import Cell, HeatMap, heat_maps
 from tunebook.report._tables import RESULTS, Row, Weights, fields_of, rows_of, spent_of, weights_of
 from tunebook.store import CacheContents, Run

@@ -13,8 +13,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from tunebook._figures import duration, size
 from tunebook._version import __version__
-from tunebook.report import _figures
+from tunebook.report._figures import clean, count, interval, times
 
 HERE = Path(__file__).parent
 CHARTS = HERE / "vendor" / "chart.js" / "chart.umd.min.js"
@@ -51,21 +52,20 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    for name in ("interval", "times", "duration", "size", "count"):
-        environment.filters[name] = getattr(_figures, name)
+    environment.filters |= {f.__name__: f for f in (interval, times, duration, size, count)}
     environment.filters["key"] = _breakable
     return environment
 
 
 def _breakable(name: str) -> Markup:
     """A name, escaped, that may be broken after each of its parts."""
-    pieces = re.split(r"(?<=[|,\[])", _figures.clean(name))
+    pieces = re.split(r"(?<=[|,\[])", clean(name))
     return Markup("<wbr>").join(pieces)
 
 
 def _shown(value: Any) -> Any:
     """Every text that a template prints comes through here; markup is our own."""
-    return _figures.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @cache

@@ -15,6 +15,7 @@ from tunebook.store._places import may_be_shared
 from tunebook.store._results import Results
 from tunebook.store._shards import Shard, Shards, folder_of, layers, read_shards, remove_shards, set_aside
 from tunebook.store._text import one_line
+from tunebook.store.bundles import is_bundle
 from tunebook.store.cache import (
     MAX_CACHE_BYTES,
     CacheContents,
@@ -145,6 +146,10 @@ def present(location: Location, target: Path, environment: Environment) -> Cache
         raise StoreError(f"{one_line(target)} cannot be read, so it is not updated: {data.detail}; {ELSEWHERE}")
     if looks_like_run(data):
         raise StoreError(f"{left}: it is a run file, not a cache; {ELSEWHERE}")
+    if is_bundle(data):
+        raise StoreError(
+            f"{left}: it is a bundle, not a cache: name it in TUNEBOOK_CACHE_PATH, or import it; {ELSEWHERE}"
+        )
     contents = parse_cache(target, data, environment)
     if contents.environment is not None and (differences := describe_differences(environment, contents.environment)):
         raise StoreError(f"{left}: {differences}; {ELSEWHERE}")

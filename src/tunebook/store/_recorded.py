@@ -1,21 +1,27 @@
-"""What a run file tells of each problem, line by line: from this trials are shown, and a tuning is resumed."""
+"""What a run file tells, line by line: from this trials are shown, and a tuning is resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
+from typing import Any
 
 from tunebook.records import (
     DEFAULT,
+    Footer,
+    Header,
     LookLine,
     Offered,
     OutLine,
     PassedLine,
+    Plan,
+    PlanLine,
     ProblemLine,
     RaceLine,
     Rejected,
+    ResumedLine,
     SampleLine,
     Tactic,
     Timed,
@@ -99,44 +105,34 @@ class Recorded:
 
 
 class Reading:
-    """Takes a run's lines in order; `trials` are what they come to."""
+    """Takes a run's lines in order, each by the function that `takes` has for its type.
+
+    These raise ValueError for a line that does not fit those before it. What the lines come to is in the attributes; of verdicts
+    (by problem), plans (by fingerprint) and footers the last one counts.
+    """
 
     def __init__(self) -> None:
         self.problems: dict[str, Recorded] = {}
+        self.verdicts: dict[str, Verdict] = {}
+        self.plans: dict[str, Plan] = {}
+        self.resumed: list[ResumedLine] = []
+        self.footer: Footer | None = None
         self._races: dict[int, RecordedRace] = {}
         self._order: list[TrialLine | Callable[[], Iterator[TrialLine]]] = []
-
-    def take(self, line: object) -> None:
-        """Note a line that tells of a problem. Raises ValueError for one that does not fit those before it."""
-        if isinstance(line, SampleLine):
-            self._sample(line)
-        elif isinstance(line, TrialLine):
-            self._order.append(line)
-            if isinstance(line.trial, Rejected):
-                self._of(line.problem).rejected[line.trial.tactic] = line.trial
-        elif isinstance(line, PassedLine):
-            looked = Looked(line, [line.seconds])
-            recorded = self._of(line.problem)
-            recorded.rejected.pop(line.tactic, None)
-            recorded.passed[line.tactic] = looked
-            if recorded.races:
-                recorded.races[-1].newcomers.add(line.tactic)
-            self._order.append(partial(self._looks, line.problem, looked))
-        elif isinstance(line, LookLine):
-            self._look(line)
-        elif isinstance(line, RaceLine):
-            self._race(line)
-        elif isinstance(line, OutLine):
-            race = self._known(line.race)
-            race.out.update(self._name(race, place) for place in line.tactics)
-        elif isinstance(line, ProblemLine):
-            before = self._of(line.problem)
-            begun = before.without(before.changed(line.offered))
-            begun.offered = line.offered
-            self.problems[line.problem] = begun
-        elif isinstance(line, VerdictLine):
-            recorded = self._of(line.verdict.problem)
-            recorded.verdict, recorded.open = line.verdict, line.open
+        self.takes: Mapping[type, Callable[[Any], None]] = {
+            Header: self._header,
+            ResumedLine: self.resumed.append,
+            ProblemLine: self._problem,
+            PassedLine: self._passed,
+            LookLine: self._look,
+            RaceLine: self._race,
+            SampleLine: self._sample,
+            OutLine: self._out,
+            TrialLine: self._trial,
+            VerdictLine: self._verdict,
+            PlanLine: self._plan,
+            Footer: self._end,
+        }
 
     @property
     def trials(self) -> Iterator[TrialLine]:
@@ -146,6 +142,76 @@ class Reading:
                 yield item
             else:
                 yield from item()
+
+    def _header(self, line: Header) -> None:
+        raise ValueError("a second header")
+
+    def _problem(self, line: ProblemLine) -> None:
+        before = self._of(line.problem)
+        begun = before.without(before.changed(line.offered))
+        begun.offered = line.offered
+        self.problems[line.problem] = begun
+
+    def _passed(self, line: PassedLine) -> None:
+        looked = Looked(line, [line.seconds])
+        recorded = self._of(line.problem)
+        recorded.rejected.pop(line.tactic, None)
+        recorded.passed[line.tactic] = looked
+        if recorded.races:
+            recorded.races[-1].newcomers.add(line.tactic)
+        self._order.append(partial(self._looks, line.problem, looked))
+
+    def _look(self, line: LookLine) -> None:
+        looked = self._of(line.problem).passed.get(line.tactic)
+        if looked is None:
+            raise ValueError(f"{line.tactic} is looked at and did not pass a check")
+        if line.turn >= _FIRST_LOOK:
+            looked.looks[0], looked.fair = min(looked.looks[0], line.seconds), True
+        else:
+            looked.looks.append(line.seconds)
+
+    def _race(self, line: RaceLine) -> None:
+        if line.race in self._races:
+            raise ValueError(f"race {line.race} begins twice")
+        race = RecordedRace(line, {name: [] for name in line.tactics}, {name: [] for name in line.tactics})
+        recorded = self._of(line.problem)
+        self._races[line.race] = race
+        recorded.races.append(race)
+        self._order.append(partial(_timed, race, recorded))
+
+    def _sample(self, line: SampleLine) -> None:
+        race = self._races.get(line.race) or self._known(line.race)
+        tactics, number = race.line.tactics, line.round
+        name = tactics[line.tactic] if line.tactic < len(tactics) else self._name(race, line.tactic)
+        rounds = race.rounds[name]
+        if number < race.line.first or (rounds and number <= rounds[-1]):
+            raise ValueError(f"race {line.race}: a second sample of {name} in round {number}, or one of another race")
+        rounds.append(number)
+        race.seconds[name].append(line.seconds)
+        known = self.problems[race.line.problem]
+        if number >= known.rounds:
+            known.rounds = number + 1
+
+    def _out(self, line: OutLine) -> None:
+        race = self._known(line.race)
+        race.out.update(self._name(race, place) for place in line.tactics)
+
+    def _trial(self, line: TrialLine) -> None:
+        self._order.append(line)
+        if isinstance(line.trial, Rejected):
+            self._of(line.problem).rejected[line.trial.tactic] = line.trial
+
+    def _verdict(self, line: VerdictLine) -> None:
+        verdict = line.verdict
+        recorded = self._of(verdict.problem)
+        recorded.verdict, recorded.open = verdict, line.open
+        self.verdicts[verdict.problem] = verdict
+
+    def _plan(self, line: PlanLine) -> None:
+        self.plans[line.plan.fingerprint] = line.plan
+
+    def _end(self, line: Footer) -> None:
+        self.footer = line
 
     def _looks(self, problem: str, looked: Looked) -> Iterator[TrialLine]:
         """The calls before the race, of those that do not race, and of those that halving called."""
@@ -162,37 +228,6 @@ class Reading:
 
     def _of(self, problem: str) -> Recorded:
         return self.problems.setdefault(problem, Recorded())
-
-    def _race(self, line: RaceLine) -> None:
-        if line.race in self._races:
-            raise ValueError(f"race {line.race} begins twice")
-        race = RecordedRace(line, {name: [] for name in line.tactics}, {name: [] for name in line.tactics})
-        recorded = self._of(line.problem)
-        self._races[line.race] = race
-        recorded.races.append(race)
-        self._order.append(partial(_timed, race, recorded))
-
-    def _sample(self, line: SampleLine) -> None:
-        race = self._known(line.race)
-        name = self._name(race, line.tactic)
-        rounds = race.rounds[name]
-        if line.round < race.line.first or (rounds and line.round <= rounds[-1]):
-            raise ValueError(
-                f"race {line.race}: a second sample of {name} in round {line.round}, or one of another race"
-            )
-        rounds.append(line.round)
-        known = self._of(race.line.problem)
-        known.rounds = max(known.rounds, line.round + 1)
-        race.seconds[name].append(line.seconds)
-
-    def _look(self, line: LookLine) -> None:
-        looked = self._of(line.problem).passed.get(line.tactic)
-        if looked is None:
-            raise ValueError(f"{line.tactic} is looked at and did not pass a check")
-        if line.turn >= _FIRST_LOOK:
-            looked.looks[0], looked.fair = min(looked.looks[0], line.seconds), True
-        else:
-            looked.looks.append(line.seconds)
 
     def _known(self, number: int) -> RecordedRace:
         race = self._races.get(number)

@@ -14,8 +14,9 @@ from tunebook.errors import StoreError
 from tunebook.records import SCHEMA, CacheDocument, Environment, Plan, Verdict
 from tunebook.store._shards import Shards, layered, read_shards
 from tunebook.store._text import one_line
+from tunebook.store.bundles import read_document
 from tunebook.store.entries import Entries
-from tunebook.store.files import Identity, read_bounded
+from tunebook.store.files import Identity
 from tunebook.store.misses import Miss, Misses
 from tunebook.store.objects import Members, members, read_record, two_levels
 from tunebook.store.run_files import MAX_RUN_BYTES, Run, looks_like_run, other_schema, parse_run
@@ -76,7 +77,7 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 
 
 def read_cache(path: Path | str, environment: Environment | None) -> CacheContents:
-    """Read a cache, or a run file in its stead. Whatever is wrong with the file is a miss, never an exception.
+    """Read a cache, or a run file or a bundle in its stead. Whatever is wrong with the file is a miss, never an exception.
 
     Without `environment` the file is read for showing: nothing is compared. With one it is read for serving: the caller
     says what `misses` holds now, and an entry that is looked up later and cannot be served is logged. What others have
@@ -85,7 +86,7 @@ def read_cache(path: Path | str, environment: Environment | None) -> CacheConten
     """
     path = Path(path)
     shards, written = _beside(path, environment)
-    data = read_bounded(path, MAX_CACHE_BYTES)
+    data = read_document(path, MAX_CACHE_BYTES)
     contents = _nothing(data) if isinstance(data, Miss) else parse_cache(path, data, environment)
     contents = layered(contents, written, shards)
     contents.found.loud = environment is not None
@@ -93,10 +94,10 @@ def read_cache(path: Path | str, environment: Environment | None) -> CacheConten
 
 
 def read_any(path: Path | str) -> CacheContents | Run:
-    """A cache or a run, whichever the file holds. Raises ``StoreError``, in one line, where it is neither."""
+    """A cache or a run, whichever the file holds; of a bundle its cache. Raises ``StoreError``, in one line, for any other."""
     path = Path(path)
     shards, written = _beside(path, None)
-    data = read_bounded(path, max(MAX_CACHE_BYTES, MAX_RUN_BYTES))
+    data = read_document(path, max(MAX_CACHE_BYTES, MAX_RUN_BYTES))
     if isinstance(data, Miss):
         if data.kind == "absent" and shards.found:
             return layered(_nothing(data), written, shards)

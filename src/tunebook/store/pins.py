@@ -1,6 +1,6 @@
-"""Pins: the tactics that a user has chosen, for an op, for a bucket of an op or for one problem, in a TOML file of ours.
+"""Pins: the tactics that a user has chosen, for an op, for a bucket of an op or for one problem, in a TOML file.
 
-The file is ours to write, whole and sorted; whatever is in it that this version does not write is left alone, and said.
+The file is the user's: a change keeps its comments and its order. One that holds what is not understood is left alone, and said.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tunebook.errors import StoreError, UsageError
 from tunebook.records import Problem, Tactic
@@ -33,7 +33,7 @@ _HEADER: Final = """\
 #   "linear" = "torch"                               every problem of an op
 #   "linear@M≤16" = "native[block=32]"               one bucket of it
 #   "linear|N=64,K=32|bf16|M≤16" = "default"         one problem, by its key
-# A pin that the op does not offer is not served, and the log says so. Written by tunebook; comments are not kept.
+# A pin that the op does not offer is not served, and the log says so. `tunebook pin` and `unpin` keep comments.
 """
 
 
@@ -125,31 +125,34 @@ def parse_pins(path: Path, data: bytes) -> Pins:
 def update_pins(path: Path, changes: Mapping[str, Tactic | None]) -> Pins:
     """Pin each target of `changes` to its tactic, or with None take its pin away; returns what the file holds then.
 
-    The file is written whole, replaced atomically, and removed with its last pin. Raises ``UsageError`` for a target that
-    is none; ``StoreError`` where the file holds anything that would be lost (then it is left as it is), or cannot be written.
-    Two processes that do this at once: the last one's file stands.
+    Comments, the order and the spelling of all other lines stay as they are. The file is replaced atomically, and removed with
+    its last pin unless it holds comments of the user's. Raises ``UsageError`` for a target that is none; ``StoreError`` where
+    the file holds anything that is not understood (then it is left as it is), or cannot be written. Two processes that do
+    this at once: the last one's file stands.
     """
     try:
         wanted = {pin_target(text): tactic for text, tactic in changes.items()}
     except ValueError as error:
         raise UsageError(f"{one_line(error)}; a pin is for an op, OP@BUCKET or a problem key") from None
-    before = read_pins(path)
+    data = read_bounded(path, MAX_PINS_BYTES)
+    there = None if isinstance(data, Miss) else data.decode(errors="replace")
+    before = parse_pins(path, data) if not isinstance(data, Miss) else read_pins(path)
     if before.misses:
         raise StoreError(f"{before.misses[0]}; the file is left as it is: mend or remove it first")
     tactics = {**before.tactics, **{target: tactic for target, tactic in wanted.items() if tactic is not None}}
     for target, tactic in wanted.items():
         if tactic is None:
             tactics.pop(target, None)
-    data = encode_pins(tactics)
-    if len(data) > MAX_PINS_BYTES or any(len(line) > MAX_PIN_LINE for line in data.decode().splitlines()):
+    new = encode_pins(tactics) if there is None else _edited(path, there, wanted, tactics)
+    if len(new) > MAX_PINS_BYTES or any(len(line) > MAX_PIN_LINE for line in new.decode().split("\n")):
         raise StoreError(
             f"{one_line(path)} is left as it is: it would be longer than the {MAX_PINS_BYTES} bytes, or one of its lines than "
             f"the {MAX_PIN_LINE} characters, that are read"
         )
     try:
-        if tactics:
+        if tactics or _is_the_users(new):
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_atomically(path, data)
+            replace_atomically(path, new)
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
@@ -158,9 +161,39 @@ def update_pins(path: Path, changes: Mapping[str, Tactic | None]) -> Pins:
 
 
 def encode_pins(tactics: Mapping[str, Tactic]) -> bytes:
-    """The bytes of a file with these pins: a comment that explains it, then the pins, sorted."""
+    """The bytes of a new file with these pins: a comment that explains it, then the pins, sorted."""
     lines = [f"{_quoted(target)} = {_quoted(tactics[target].name)}\n" for target in sorted(tactics)]
     return f"{_HEADER}\n[pins]\n{''.join(lines)}".encode()
+
+
+def _edited(path: Path, text: str, changes: Mapping[str, Tactic | None], tactics: Mapping[str, Tactic]) -> bytes:
+    """The text of a file, which can be read, with these changes and no others. `tactics` are what it must then hold."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        document = tomlkit.parse(text)
+        table: Any = document.setdefault("pins", tomlkit.table())
+        spelt = {pin_target(name): name for name in list(table)}
+        for target, tactic in changes.items():
+            if tactic is not None:
+                table[spelt.get(target, target)] = tactic.name
+            elif target in spelt:
+                del table[spelt[target]]
+        data = tomlkit.dumps(document).encode()
+    except (TOMLKitError, RecursionError) as error:
+        raise StoreError(f"{one_line(path)} is left as it is: {one_line(error)}; change it by hand") from None
+    after = parse_pins(path, data)
+    if after.misses or after.tactics != tactics:
+        raise StoreError(
+            f"{one_line(path)} is left as it is: it is written in a way that cannot be kept; change it by hand"
+        )
+    return data
+
+
+def _is_the_users(data: bytes) -> bool:
+    """Whether a file without pins holds more than what tunebook writes."""
+    return not {line.strip() for line in data.decode().splitlines()} <= {"", "[pins]", *_HEADER.splitlines()}
 
 
 def _document(data: bytes) -> dict[str, object]:

@@ -21,8 +21,10 @@ from tunebook.store._text import cause, one_line, remedy
 from tunebook.store.cache import CacheContents, encode_document, parse_cache
 from tunebook.store.files import Identity, read_bounded, replace_atomically
 from tunebook.store.location import Location
+from tunebook.store.replaced import remember, replaced_path
 
-#: How long a publish waits for others. They hold the lock for as long as it takes to read and write one file.
+#: How long a publish waits for others, unless it is told otherwise. They hold the lock for as long as it takes to read and
+#: write one file.
 LOCK_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.02
 # A directory that is deleted while it is written to is made again so often.
@@ -56,7 +58,12 @@ class _MergedByOthersError(Exception):
 
 
 def publish(
-    location: Location, environment: Environment, verdicts: Mapping[str, Verdict], plans: Mapping[str, Plan]
+    location: Location,
+    environment: Environment,
+    verdicts: Mapping[str, Verdict],
+    plans: Mapping[str, Plan],
+    *,
+    patience: float | None = None,
 ) -> Published:
     """Merge `verdicts` (by problem key) and `plans` (by model fingerprint) into the cache at `location`.
 
@@ -64,7 +71,7 @@ def publish(
     cache is read again, all shards are merged into it, the new file is written beside it, brought to the disk and put in its
     place, and the shards are removed. Ours replace what has the same key, unless a verdict about the same tactics is better
     supported; all else stays. A process that waits for the lock is done when another one has merged its shard. Where there
-    is no lock to be had, or the cache cannot be replaced, the shard stays.
+    is no lock to be had within `patience` seconds (None: `LOCK_TIMEOUT_S`), or the cache cannot be replaced, the shard stays.
 
     A file of another environment or of a newer schema, a run file, and a file named by the user that is no cache at all are
     left as they are. A broken cache is kept beside the new one, as ``<name>.broken-<YYYYmmdd_HHMMSS>[-n]``. Where the cache
@@ -75,8 +82,9 @@ def publish(
     ours = readable(verdicts, plans)
     notes = [*_describe_environment(location, environment)]
     shard: list[Path] = []
+    patience = LOCK_TIMEOUT_S if patience is None else patience
     try:
-        before, folded = _keep(location, target, environment, ours, shard)
+        before, folded = _keep(location, target, environment, ours, shard, patience)
     except (StoreError, NotMergedError) as error:
         problem = str(error)
     except OSError as error:
@@ -100,7 +108,12 @@ def publish(
 
 
 def _keep(
-    location: Location, target: Path, environment: Environment, ours: Results, kept: list[Path]
+    location: Location,
+    target: Path,
+    environment: Environment,
+    ours: Results,
+    kept: list[Path],
+    patience: float,
 ) -> tuple[Mapping[str, Verdict], Folded]:
     """Put ours into the cache, or into a shard, which then is in `kept`. Raises as `fold` does where neither can be.
 
@@ -110,10 +123,12 @@ def _keep(
         # Without the lock: a start that learnt nothing neither waits for others nor needs a place to write to.
         seen = _seen(location, target, environment)
         before = {key: seen.verdicts[key] for key in ours.verdicts if key in seen.verdicts}
-        if ours.are_in(seen.verdicts, seen.plans):
+        # What gives way where something was promoted is kept for the rollback, which needs the lock.
+        giving_way = ours.outdone(seen.verdicts) and replaced_path(target).exists()
+        if not giving_way and ours.are_in(seen.verdicts, seen.plans):
             return before, Folded(verdicts=seen.verdicts, written=False)
         try:
-            return before, _publish(location, target, environment, ours, kept)
+            return before, _publish(location, target, environment, ours, kept, patience)
         except _MergedByOthersError:
             now = _seen(location, target, environment)
             if ours.are_in(now.verdicts, now.plans):
@@ -127,7 +142,14 @@ def _keep(
     )
 
 
-def _publish(location: Location, target: Path, environment: Environment, ours: Results, kept: list[Path]) -> Folded:
+def _publish(
+    location: Location,
+    target: Path,
+    environment: Environment,
+    ours: Results,
+    kept: list[Path],
+    patience: float,
+) -> Folded:
     target.parent.mkdir(parents=True, exist_ok=True)
     shard: Path | None
     try:
@@ -135,7 +157,8 @@ def _publish(location: Location, target: Path, environment: Environment, ours: R
     except OSError:  # merging still may work; where it does not, its own error says what is the matter
         shard = None
     try:
-        with _locked(target, shard):
+        with _locked(target, shard, patience):
+            remember(location, target, environment, ours)
             return fold(location, target, environment, ours)
     except StoreError:
         remove_shards(target, [shard] if shard else [])
@@ -183,7 +206,7 @@ def _to_shard(target: Path, environment: Environment, ours: Results) -> Path:
 
 
 @contextmanager
-def _locked(target: Path, shard: Path | None) -> Iterator[None]:
+def _locked(target: Path, shard: Path | None, patience: float) -> Iterator[None]:
     """Hold the lock beside the cache. Raises ``_MergedByOthersError`` as soon as waiting is of no use, and ``NotMergedError``."""
     path = target.with_name(f"{target.name}.lock")
 
@@ -193,12 +216,12 @@ def _locked(target: Path, shard: Path | None) -> Iterator[None]:
     # A lock that is a mere file would stay with a process that is killed: better none, and the shard is kept.
     lock = FileLock(path, fallback_to_soft=False)
     try:
-        lock.acquire(timeout=LOCK_TIMEOUT_S, poll_interval=_POLL_S, cancel_check=merged)
+        lock.acquire(timeout=patience, poll_interval=_POLL_S, cancel_check=merged)
     except Timeout:
         if merged():
             raise _MergedByOthersError from None
         raise NotMergedError(
-            f"another process has held {one_line(path)} for {LOCK_TIMEOUT_S:.0f} s; see whether it hangs, then tune again"
+            f"another process has held {one_line(path)} for {patience:g} s; see whether it hangs, then try again"
         ) from None
     except FileNotFoundError:
         raise

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from tunebook.errors import StoreError
-from tunebook.records import (
-    SCHEMA,
-    Footer,
-    Header,
-    Plan,
-    PlanLine,
-    ResumedLine,
-    RunLine,
-    TrialLine,
-    Verdict,
-    VerdictLine,
-)
+from tunebook.records import SCHEMA, Footer, Header, Plan, ResumedLine, RunLine, TrialLine, Verdict
 from tunebook.store._recorded import Reading, Recorded
 from tunebook.store._text import one_line
 from tunebook.store.files import read_bounded
 from tunebook.store.misses import Miss
+from tunebook.store.objects import read_record
 
 #: The largest run file that is read: some ten thousand problems with ten tactics each and all their samples.
 MAX_RUN_BYTES: Final = 256 * 2**20
@@ -34,6 +27,8 @@ MAX_RUN_LINES: Final = 1_000_000
 MAX_RUN_VALUES: Final = 24_000_000
 #: So many bad lines are named; the rest are counted.
 MAX_LINE_MISSES: Final = 100
+# So many bytes of lines are decoded at once, and each line by itself where something is the matter with one of them.
+_BLOCK: Final = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +63,7 @@ class _Shell(msgspec.Struct):
 
 _shell = msgspec.json.Decoder(_Shell)
 _line: msgspec.json.Decoder[RunLine] = msgspec.json.Decoder(RunLine)
+_encoder = msgspec.json.Encoder(order="deterministic")
 
 
 def read_run(path: Path | str) -> Run:
@@ -87,93 +83,98 @@ def looks_like_run(data: bytes) -> bool:
         return False
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What is read here stays and has no cycles: looking for some over and over would take a quarter of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@_uncollected()
 def parse_run(path: Path, data: bytes) -> Run:
     """The run in `data`; `path` is for messages. Raises ``StoreError`` as `read_run` does."""
-    where = one_line(path)
-    header = _header(where, _first_line(data))
+    where, first = one_line(path), _first_line(data)
+    header = _header(where, first)
     if data.count(b"\n") > MAX_RUN_LINES or data.count(b",") > MAX_RUN_VALUES:
         raise StoreError(f"{where}: more than {MAX_RUN_LINES} lines, or {MAX_RUN_VALUES} values, are not read")
+    if torn := _torn(data):
+        data = data[: data.rfind(b"\n") + 1]
     reading = Reading()
-    resumed: list[ResumedLine] = []
-    verdicts: dict[str, Verdict] = {}
-    plans: dict[str, Plan] = {}
-    footer: Footer | None = None
-    bad: list[Miss] = []
+    misses: list[Miss] = []
     more = 0
-    torn = False
-    for number, text, whole in _lines(data):
-        line = _read(text)
-        if isinstance(line, str) and not whole:
-            torn = True
-            continue
-        if isinstance(line, Header):
-            trouble = None if number == 1 else "a second header"
-        elif isinstance(line, str):
-            trouble = line
-        else:
-            trouble = _taken(reading, line)
-        if trouble is not None:
-            if len(bad) < MAX_LINE_MISSES:
-                bad.append(Miss(kind="entry", where=f"{where}, line {number}", detail=trouble))
+    takes: Mapping[type, Callable[[Any], None]] = {**reading.takes, str: _refuse, type(None): lambda blank: None}
+    for number, line in enumerate(chain.from_iterable(_pieces(data, len(first) + 1)), 2):
+        try:
+            takes[type(line)](line)
+        except ValueError as error:
+            if len(misses) < MAX_LINE_MISSES:
+                misses.append(Miss(kind="entry", where=f"{where}, line {number}", detail=one_line(error)))
             else:
                 more += 1
-        elif isinstance(line, VerdictLine):
-            verdicts[line.verdict.problem] = line.verdict
-        elif isinstance(line, PlanLine):
-            plans[line.plan.fingerprint] = line.plan
-        elif isinstance(line, ResumedLine):
-            resumed.append(line)
-        elif isinstance(line, Footer):
-            footer = line
     if more:
-        bad.append(Miss(kind="entry", where=where, detail=f"{more} more lines cannot be read"))
+        misses.append(Miss(kind="entry", where=where, detail=f"{more} more lines cannot be read"))
     return Run(
         path=path,
         header=header,
         trials=tuple(reading.trials),
-        verdicts=verdicts,
-        plans=plans,
-        footer=footer,
+        verdicts=reading.verdicts,
+        plans=reading.plans,
+        footer=reading.footer,
         torn=torn,
-        misses=tuple(bad),
-        resumed=tuple(resumed),
+        misses=tuple(misses),
+        resumed=tuple(reading.resumed),
         problems=reading.problems,
     )
+
+
+def _pieces(data: bytes, begin: int) -> Iterator[Sequence[RunLine | str | None]]:
+    """The lines from `begin` on, some at a time: the record of each, or what is wrong with it; None for a blank one."""
+    while begin < len(data):
+        end = data.rfind(b"\n", begin, begin + _BLOCK) + 1 or data.find(b"\n", begin) + 1 or len(data)
+        block = data[begin:end]
+        yield _at_once(block) or [_read(t) if t.strip() else None for t in block.removesuffix(b"\n").split(b"\n")]
+        begin = end
+
+
+def _at_once(block: bytes) -> list[RunLine] | None:
+    """The records of lines as tunebook writes them; None for any others, such as bad ones.
+
+    What is written again as it was has a record on every line, and repeats no name.
+    """
+    try:
+        lines = _line.decode_lines(block)
+    except (ValueError, RecursionError):
+        return None
+    return lines if _encoder.encode_lines(lines) == block else None
 
 
 def _read(text: bytes) -> RunLine | str:
     """The record of one line, or what is wrong with it."""
     try:
-        return _line.decode(text)
+        return read_record(text, _line)
     except (ValueError, RecursionError) as error:
-        return one_line(error)
+        return str(error)
 
 
-def _taken(reading: Reading, line: RunLine) -> str | None:
-    """What is wrong with a line that can be read, beside those before it, or None."""
-    try:
-        reading.take(line)
-    except ValueError as error:
-        return one_line(error)
-    return None
+def _refuse(trouble: str) -> None:
+    """Take a line that cannot be read as one that does not fit."""
+    raise ValueError(trouble)
+
+
+def _torn(data: bytes) -> bool:
+    """Whether the last line was cut off: it lacks its line break, and more than that."""
+    last = data[data.rfind(b"\n") + 1 :]
+    return bool(last.strip()) and isinstance(_read(last), str)
 
 
 def _first_line(data: bytes) -> bytes:
     end = data.find(b"\n")
     return data if end < 0 else data[:end]
-
-
-def _lines(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
-    """Each line that is not blank, with its number and whether its line break was written too."""
-    number, start = 0, 0
-    while start < len(data):
-        end = data.find(b"\n", start)
-        whole = end >= 0
-        text = data[start:end] if whole else data[start:]
-        number += 1
-        if text.strip():
-            yield number, text, whole
-        start = end + 1 if whole else len(data)
 
 
 def _header(where: str, text: bytes) -> Header:
@@ -187,7 +188,7 @@ def _header(where: str, text: bytes) -> Header:
         raise StoreError(f"{where}: {other_schema(shell.schema)}")
     line = _read(text)
     if isinstance(line, str):
-        raise StoreError(f"{where}: not a run file: its header cannot be read ({line})")
+        raise StoreError(f"{where}: not a run file: its header cannot be read ({one_line(line)})")
     assert isinstance(line, Header)
     return line
 

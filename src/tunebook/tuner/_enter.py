@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable
 
 from tunebook.devices import Device
-from tunebook.dispatch import Binding, tensor_bytes
+from tunebook.dispatch import tensor_bytes
 from tunebook.errors import OpError
 from tunebook.measure import (
     Budget,
     Finding,
     Passed,
-    Reference,
     check,
     failure,
     first_look,
@@ -28,11 +24,11 @@ from tunebook.measure import (
 from tunebook.records import DEFAULT, Tactic
 from tunebook.search import FINALISTS, calls_needed, halving
 from tunebook.tuner._fit import that_fit
+from tunebook.tuner._ground import Ground
 from tunebook.tuner._held import Held
 from tunebook.tuner._isolation import FirstRuns
 from tunebook.tuner._lineup import Lineup
-from tunebook.tuner._replicas import Conditions, Contender, conditions, contender, spread
-from tunebook.tuner._tasks import Task
+from tunebook.tuner._replicas import Contender
 
 #: Checking, first looks and halving may take this share of a problem's time; tactics beyond it are not reached.
 ENTRY_SHARE = 0.6
@@ -42,58 +38,6 @@ HALVING_SHARE = 0.8
 PREPARE_SHARE = 0.25
 #: All weights that a race prepares may take this share of the memory that is free, whatever the bound on what is held.
 RACE_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What every tactic of a problem meets: the layers to rotate over, an input for each, and the right outputs.
-
-    `narrowed` where memory allows fewer layers than there should be.
-    """
-
-    task: Task
-    layers: Sequence[Binding]
-    inputs: Sequence[tuple[Any, ...]]
-    device: Device
-    rng: random.Random
-    narrowed: bool = False
-
-    @property
-    def first(self) -> Binding:
-        return self.layers[0]
-
-    @cached_property
-    def reference(self) -> Reference:
-        """What the default gives; whatever it raises is raised."""
-        return Reference.of(self.task.cases(self.rng, self.first, self.device), self.first.constants)
-
-    @cached_property
-    def input_bytes(self) -> int:
-        return tensor_bytes(self.inputs)
-
-    def on(self, count: int) -> Ground:
-        """The same on so many of its layers, the first among them."""
-        if count == len(self.layers):
-            return self
-        places = spread(len(self.layers), count)
-        layers, inputs = [self.layers[place] for place in places], [self.inputs[place] for place in places]
-        return Ground(self.task, layers, inputs, self.device, self.rng, narrowed=True)
-
-    def contender(self, tactic: Tactic) -> Contender:
-        """A tactic on every layer, as in service. Raises whatever the runner's `prepare` raises."""
-        return contender(tactic, self.layers, self.inputs, self._together)
-
-    def alone(self, tactic: Tactic) -> Contender:
-        """A tactic on the first layer alone: before it is known to be worth more memory."""
-        return contender(tactic, self.layers[:1], self.inputs[:1], self.on_first)
-
-    @cached_property
-    def _together(self) -> Conditions:
-        return conditions(self.task.problem, self.layers, self.inputs, self.device, narrowed=self.narrowed)
-
-    @cached_property
-    def on_first(self) -> Conditions:
-        return conditions(self.task.problem, self.layers[:1], self.inputs[:1], self.device)
 
 
 class Entrance:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from tunebook.ops import OpSpec
 from tunebook.records import Environment, Member, Plan, Problem, Verdict
 from tunebook.store import CacheContents, Location, Miss, Pins, Policy, pins_path, read_cache, read_pins
+from tunebook.store.search_path import Shipped, origin_of, over_shipped, read_search_path
 from tunebook.tuner._admissible import foreign
 from tunebook.tuner._entrants import Answer, Selection, answer, available_runners
 from tunebook.tuner._pinned import Pinned
@@ -36,19 +38,24 @@ class Recall:
         self.selection = selection
         self.continuing = continuing
         self.together = False
-        self.contents: CacheContents | None = None
+        self.own: CacheContents | None = None  #: the user's own cache
+        self.shipped: tuple[Shipped, ...] = ()
+        self.contents: CacheContents | None = None  #: the own cache over what was shipped
         self._resumed = resumed
         self._dims: dict[str, tuple[str, ...]] = {}
         pins = Pins(path=pins_path(location.cache))
         if policy is not Policy.FRESH:
-            self.contents = read_cache(location.cache, environment)
+            self.own = read_cache(location.cache, environment)
+            self.shipped = read_search_path(environment)
+            self.contents = over_shipped(self.own, self.shipped)
             pins = read_pins(pins.path)
         self.pinned = Pinned(pins, logger.warning)
 
     @property
     def misses(self) -> tuple[Miss, ...]:
-        """What of the cache and the pins cannot be served; entries that are bad are known once they were looked up."""
-        return (*(self.contents.misses if self.contents else ()), *self.pinned.pins.misses)
+        """What of the cache, the search path and the pins cannot be served; bad entries are known once they were looked up."""
+        shipped = (miss for one in self.shipped for miss in one.misses)
+        return (*(self.contents.misses if self.contents else ()), *shipped, *self.pinned.pins.misses)
 
     def serving(self, ops: Mapping[str, tuple[OpSpec, str]]) -> tuple[dict[str, tuple[Member, ...]], list[str]]:
         """What can be answered without a call: the members that may serve, by problem; each miss in words (logged too).
@@ -83,6 +90,13 @@ class Recall:
         """What the run that is resumed has settled, else what the cache holds."""
         mine = self._resumed.verdicts.get(key) if self._resumed is not None else None
         return mine or (self.contents.verdicts.get(key) if self.contents else None)
+
+    def origins(self, verdicts: Mapping[str, Verdict]) -> dict[str, Path]:
+        """Of these verdicts, those that come from the search path, each with the file that holds it."""
+        if self.own is None:
+            return {}
+        found = {key: origin_of(verdict, self.own, self.shipped) for key, verdict in verdicts.items()}
+        return {key: one.path for key, one in found.items() if one is not None}
 
     def known(self, key: str, spec: OpSpec, default_version: str) -> Answer | None:
         """What a pin, else the cache, answers for a problem, or None where neither says anything about it.

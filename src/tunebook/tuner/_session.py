@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import shlex
@@ -13,40 +14,30 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tunebook.devices import Device, device_of, give_back
-from tunebook.dispatch import tensor_bytes
-from tunebook.envs import envs
-from tunebook.measure import CONTINUED, THOROUGH, USUAL, Budget, memory_limit
-from tunebook.records import (
-    Environment,
-    Plan,
-    Rejected,
-    Settings,
-)
-from tunebook.store import (
-    Location,
-    Policy,
-    ResolvedPolicy,
-    better_supported,
-    publish,
-    resolve_policy,
-)
+from tunebook.devices import Device, device_of
+from tunebook.measure import CONTINUED, THOROUGH, USUAL
+from tunebook.records import Environment, Plan, Rejected, Settings
+from tunebook.store import Location, Policy, ResolvedPolicy, better_supported, resolve_policy
 from tunebook.tuner._collect import Collection
 from tunebook.tuner._entrants import Selection, answer
-from tunebook.tuner._held import Held, held_bytes
-from tunebook.tuner._isolation import FirstRuns, Isolate, Tally
+from tunebook.tuner._isolation import Isolate, Tally
+from tunebook.tuner._measuring import Measuring
 from tunebook.tuner._outcome import Outcome, log_policy
-from tunebook.tuner._passes import Passes, Progress, Report, Todo
+from tunebook.tuner._passes import Progress, Report
+from tunebook.tuner._pending import pending
+from tunebook.tuner._publication import Publication
 from tunebook.tuner._recall import Recall
 from tunebook.tuner._resumed import Resumed
 from tunebook.tuner._run_record import RunRecord
 from tunebook.tuner._tasks import tasks
-from tunebook.tuner._tune import ProblemTuner
 
 if TYPE_CHECKING:
     from tunebook.tuner._ranks import Ranks
 
 logger = logging.getLogger("tunebook.tuner")
+
+# So long, in seconds, an interrupted session waits for others who hold the cache's lock; its results are safe beside it.
+_INTERRUPTED_PATIENCE_S = 1.0
 
 
 class Session:
@@ -104,9 +95,7 @@ class Session:
         self._published = ""
         self._resolved = policy
         self._resumed = resumed
-        self._passes: Passes | None = None
         self.ranks: Ranks | None = None  #: the others, where several ranks tune together
-        self._planned: Plan | None = None
         self.recall = Recall(
             self.policy, self.location, self.environment, self.selection, resumed, continuing=continuing
         )
@@ -122,6 +111,10 @@ class Session:
             fingerprint=fingerprint,
             note=note,
         )
+        self._measuring = Measuring(
+            self.device, self.rng, self.effort, self.selection, self.isolate, self.record, continuing, self.first_runs
+        )
+        self._publication = Publication(self.policy, self.location, self.environment, self.recall, self.record)
 
     @classmethod
     def resume(
@@ -206,82 +199,16 @@ class Session:
         """Settle what was collected. With REPLAY nothing is measured; what is not known keeps the default."""
         started = self.device.clock()
         outcome = self.outcome = Outcome()
-        todo: list[Todo] = []
-        for task in tasks(collection):
-            key = task.problem.key
-            outcome.seen += 1
-            outcome.weights[key] = task.weight
-            layer = task.family.layers[0]
-            known = self.recall.known(key, task.spec, layer.default_version)
-            if known is not None:
-                outcome.misses += [f"{key}: {note}" for note in known.notes]
-                verdict = self.recall.verdict_of(key)
-                if known.tactic is not None and verdict is not None:
-                    outcome.members[key] = known.members
-                    outcome.verdicts[key] = verdict
-            takes = self.selection.takes_op(task.spec.name)
-            recorded = self._resumed.recorded(key, task.spec, layer.default_version) if self._resumed else None
-            complete = known is not None and known.complete and (recorded is None or bool(known.pin))
-            takes = takes and (self.ranks is not None or not task.spec.communicates)
-            if complete or not takes or self.policy is Policy.REPLAY:
-                taken = known is not None and known.tactic is not None
-                settled = self._resumed is not None and self._resumed.settles(key) and not (known and known.pin)
-                outcome.resumed += taken and settled
-                outcome.cached += taken and not settled
-                continue
-            todo.append(Todo(task, known, self.recall.verdict_of(key), recorded))
-        for note in outcome.misses:
-            logger.info("cache miss: %s", note)
-        layers = [layer.constants for family in collection.families.values() for layer in family.layers]
-        inputs = [observation.inputs for observation in collection.observations]
+        todo = pending(collection, self.policy, self.selection, self.recall, self._resumed, outcome)
         if self.ranks is not None:
             todo, budget_s = self.ranks.share(tasks(collection), todo, budget_s, self._record, progress)
-        self._settle(todo, outcome, budget_s, tensor_bytes(layers), tensor_bytes(inputs), progress)
+        self._measuring.settle(todo, collection, outcome.verdicts, budget_s, self._record, progress, self.ranks)
         if self.ranks is not None:
             self.ranks.gather(outcome)
             self._settled = outcome.tuned
         outcome.seconds = self.device.clock() - started
         self._left_out += outcome.left_out
         return outcome
-
-    def _settle(
-        self,
-        todo: list[Todo],
-        outcome: Outcome,
-        budget_s: float | None,
-        weights: int,
-        inputs: int,
-        progress: Progress | None,
-    ) -> None:
-        if not todo:
-            return
-        writer = self.record.writer()
-        give_back()
-        free, asked = self.device.free_memory(), envs.TUNEBOOK_MEMORY_LIMIT_GB.get()
-        held = Held(held_bytes(memory_limit(free, None), weights), inputs)
-        limit = held.room(0) if asked is None else memory_limit(free, asked)
-        first_runs = FirstRuns(self.isolate, self.device, limit, self.first_runs)
-        tuner = ProblemTuner(
-            self.device if self.ranks is None else self.ranks.device,
-            self.rng,
-            memory_limit=limit,
-            held=held,
-            effort=self.effort,
-            run=writer.path.name if writer.path else "",
-            journal=self.record.journal,
-            first_runs=first_runs,
-        )
-        budget = Budget(budget_s, self.device)
-        if self.ranks is not None:
-            tuner, budget = self.ranks.in_turns(tuner, budget_s)
-        passes = Passes(tuner, budget, self.selection, self._record, progress, continuing=self.continuing)
-        self._passes = passes
-        try:
-            first_runs.expect({item.task.spec.name: item.task.spec for item in todo}.values())
-            passes.run(todo, outcome.verdicts)
-        finally:
-            first_runs.close()
-        self._passes = None
 
     def _record(self, report: Report) -> None:
         """Put a result into the run file and the outcome. A former verdict that still serves is not replaced by a lesser one."""
@@ -309,57 +236,32 @@ class Session:
 
     def propose(self, plan: Plan) -> None:
         """Put a plan into the run file before it is proven; an interruption of the proof leaves it."""
-        self._planned = plan
-        if self.record.begun is not None:
-            self.record.begun.plan(plan)
+        self._publication.propose(plan)
 
-    def publish(self, outcome: Outcome, plan: Plan | None = None) -> None:
-        """Put verdicts and plan into the run file and, with REUSE, into the cache; of several ranks one does."""
-        if self.ranks is not None:
-            self._published = self.ranks.publish(outcome, plan, lambda: self._publish(outcome, plan))
-        else:
-            self._published = self._publish(outcome, plan)
+    def publish(self, outcome: Outcome, plan: Plan | None = None, *, patience: float | None = None) -> None:
+        """Put verdicts and plan into the run file and, with REUSE, into the cache; of several ranks one does.
 
-    def _publish(self, outcome: Outcome, plan: Plan | None) -> str:
-        """The path of the cache where it has been written, else what it was before."""
-        if plan is not None and self.record.begun is not None and plan != self._planned:
-            self.record.begun.plan(plan)
-        fresh = self.recall.unheld(outcome.verdicts)
-        unchanged = plan is None or self.recall.holds(plan)
-        if self.policy is not Policy.REUSE or (not fresh and unchanged):
-            return self._published
-        plans = {} if plan is None else {plan.fingerprint: plan}
-        published = publish(self.location, self.environment, fresh, plans)
-        if published.note:
-            logger.warning("%s", published.note)
-        if published.problem:
-            outcome.not_published = published.problem
-            logger.warning(
-                "the cache %s: %s", "lacks a part" if published.written else "was not written", published.problem
-            )
-        if published.written or not published.problem:
-            outcome.published = True
-            return str(published.path)
-        return self._published
+        `patience` is how many seconds others who hold the cache's lock are waited for (None: as many as the store does).
+        """
+        publish = functools.partial(self._publication.publish, outcome, plan, patience)
+        path = publish() if self.ranks is None else self.ranks.publish(outcome, plan, publish)
+        self._published = path or self._published
 
     def interrupt(self, error: BaseException) -> None:
         """Keep what was reached before an interruption, and note on the error how to go on.
 
         The race that was under way is judged by what it has. With REUSE all verdicts are published, and the plan, unverified,
-        where the cache holds none. The run file is closed without its last line.
+        where the cache holds none; others who hold the cache's lock are hardly waited for. The run file is closed without its
+        last line.
         """
         try:
-            report = self._passes.by_now() if self._passes is not None else None
+            report = self._measuring.by_now()
             if report is not None:
                 self._record(report)
         except Exception as fault:  # noqa: BLE001 - its samples are in the run file; what was decided before is published
             logger.warning("the race that was under way was not judged: %s", fault)
         lost = self.ranks.broken(error, self.outcome) if self.ranks is not None else None
-        plan = self._planned
-        contents = self.recall.contents
-        if plan is not None and contents is not None and plan.fingerprint in contents.plans:
-            plan = None
-        self.publish(self.outcome, plan)
+        self.publish(self.outcome, self._publication.unproven, patience=_INTERRUPTED_PATIENCE_S)
         if self.record.begun is not None and not self.record.ended:
             self.record.begun.close()
             logger.warning("interrupted: %d problems were tuned, run file %s", self._settled, self.run_path)

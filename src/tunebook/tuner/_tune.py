@@ -8,15 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tunebook.devices import Device
-from tunebook.measure import USUAL, Budget, Candidate, Effort, RaceResult, calibrate, failure, race
-from tunebook.records import DEFAULT, Tactic, Verdict
+from tunebook.measure import USUAL, Budget, Effort, RaceResult, calibrate, failure, race
+from tunebook.records import DEFAULT, Verdict
 from tunebook.store import Recorded
-from tunebook.tuner._enter import Entrance, Ground
+from tunebook.tuner._enter import Entrance
 from tunebook.tuner._entrants import Answer, Field
+from tunebook.tuner._ground import Ground
 from tunebook.tuner._held import Held
 from tunebook.tuner._isolation import FirstRuns
 from tunebook.tuner._journal import Journal
 from tunebook.tuner._lineup import Lineup, at_rest, lineup_of
+from tunebook.tuner._racing import race_lineup
 from tunebook.tuner._replicas import replicas
 from tunebook.tuner._restore import Restored, restore
 from tunebook.tuner._tasks import Task
@@ -213,72 +215,19 @@ class ProblemTuner:
             return Settled(judge(made, self.run), made)
 
         self._by_now = by_now
-        result = self._race(lineup, inner, stop, former if same else None, rounds)
+        result = race_lineup(
+            lineup,
+            self.device,
+            self.rng,
+            self.effort,
+            inner=inner,
+            rounds=rounds,
+            stop=stop,
+            earlier=former if same else None,
+        )
         for entry in former.entries if former is not None else ():
             entry.candidate = at_rest(entry.candidate)  # the new result has entries of its own
         return standing(result)
-
-    def _race(
-        self,
-        lineup: Lineup,
-        inner: int,
-        stop: Callable[[], bool],
-        earlier: RaceResult | None,
-        rounds: int,
-    ) -> RaceResult:
-        """Race the line-up, on from `earlier` if given; where a tactic fails on the way, again without it.
-
-        For it may have driven out others.
-        """
-        if not self._met(lineup):
-            earlier = None
-        while True:
-            bound: dict[str, Candidate] = {candidate.name: candidate for candidate in lineup.contenders}
-            if earlier is not None:  # those that are out keep their samples, and are not called
-                for entry in earlier.entries:
-                    entry.candidate = bound.get(entry.name, entry.candidate)
-                bound = {entry.name: entry.candidate for entry in earlier.entries}
-            else:
-                lineup.journal.race(list(bound), inner, lineup.halved)
-            result = race(
-                list(bound.values()),
-                DEFAULT.name,
-                self.device,
-                inner=inner,
-                rng=self.rng,
-                max_rounds=rounds,
-                accepted_loss=self.effort.accepted_loss,
-                stop=stop,
-                earlier=earlier,
-                watch=lineup.journal,
-            )
-            failed = {entry.name: entry.failed for entry in result.entries if entry.failed is not None}
-            if not failed:
-                return result
-            for name, finding in failed.items():
-                lineup.reject(Tactic.parse(name), finding)
-            lineup.contenders = [candidate for candidate in lineup.contenders if candidate.name not in failed]
-            earlier = None
-
-    def _met(self, lineup: Lineup) -> bool:
-        """Call each tactic once on every layer but the first, which its check met; who fails is rejected, and False tells so.
-
-        Where memory allows few layers, on the first as well: its weights may have been prepared again since.
-        Memory that lay idle for seconds, as prepared weights do while other tactics are checked, may take several times as
-        long at its first touch (the host took it back, or its pages are not mapped yet). In service it does not lie idle.
-        """
-        count, first = len(lineup.contenders), 0 if lineup.cold or lineup.narrowed else 1
-        lineup.cold = lineup.cold and not count
-        for candidate in list(lineup.contenders):
-            try:
-                for call in candidate.calls[first:]:
-                    call()
-            except Exception as error:
-                if candidate.tactic == DEFAULT:
-                    raise
-                lineup.reject(candidate.tactic, failure(error, "before the race"))
-                lineup.contenders.remove(candidate)
-        return len(lineup.contenders) == count
 
     def _settled(self, standing: Standing, budget: Budget) -> Settled:
         """The verdict by now. A race that may go on keeps the weights of those that are left; another keeps nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,26 +10,16 @@ from functools import cached_property
 import msgspec
 
 from tunebook.devices import Device, device_of
-from tunebook.dispatch import OPS, Binding, tensor_bytes
+from tunebook.dispatch import Binding, tensor_bytes
 from tunebook.envs import envs
 from tunebook.errors import UsageError
 from tunebook.measure import TIMEOUT_RATIO, Case, Finding, Host, HostError, Passed, Reference, Stage
 from tunebook.ops import OpSpec, Runner
 from tunebook.records import Problem, Tactic
-from tunebook.tuner._isolation._messages import (
-    Answer,
-    Job,
-    Load,
-    Loaded,
-    Right,
-    Setting,
-    Source,
-    Unfit,
-    Wrong,
-)
+from tunebook.tuner._isolation._imports import Imports, UnfitError
+from tunebook.tuner._isolation._messages import Answer, Job, Right, Setting, Unfit, Wrong
 from tunebook.tuner._isolation._mode import Isolate
 from tunebook.tuner._isolation._shared import Sharing
-from tunebook.tuner._isolation._sources import source_of
 from tunebook.tuner._isolation._values import UnshareableError
 
 logger = logging.getLogger("tunebook.tuner")
@@ -42,10 +31,6 @@ PREPARE_RATE = 50e6
 KEPT_SHARE = 0.5
 #: Beside that memory, a call may take so much for what its first run sets up once: threads, tables, scratch.
 SET_UP_BYTES = 512 << 20
-
-
-class _UnfitError(Exception):
-    """A tactic that no worker can run; the text says why, and what would help."""
 
 
 @dataclass
@@ -74,27 +59,16 @@ class FirstRuns:
     def __post_init__(self) -> None:
         self._host = Host(SERVER)
         self._sharing = Sharing(self.memory)
-        self._off = ""
-        self._loaded: dict[tuple[str, tuple[str, ...]], dict[str, str]] = {}
-        self._expected: dict[tuple[str, tuple[str, ...]], OpSpec] = {}
-        self._unfit: dict[tuple[str, str], str] = {}
+        self._imports = Imports(self._host)
+        self._off = ""  #: why no worker can be started, and none is tried again
         self._passed: set[tuple[str, str]] = set()
         self._hung: dict[tuple[str, str], str] = {}
         self._warned = False
 
     def expect(self, specs: Iterable[OpSpec]) -> None:
         """First runs of these ops' tactics will follow: the process that imports them starts, and nobody waits for it."""
-        if self.mode is Isolate.NEVER or not self._known_device:
-            return
-        own: dict[tuple[str, tuple[str, ...]], OpSpec] = {
-            _declared(spec): spec
-            for spec in specs
-            if OPS.get(spec.name) is spec and isinstance(source_of(_module_of(spec)), Source)
-        }
-        if own:
-            self._expected = own
-            with contextlib.suppress(HostError, OSError):  # that is told where it is needed
-                self._host.begin(_load_of(list(own.values())))
+        if self.mode is not Isolate.NEVER and self._known_device:
+            self._imports.expect(specs)
 
     def run(
         self, problem: str, layer: Binding, reference: Reference, tactic: Tactic, *, proven: bool
@@ -111,7 +85,7 @@ class FirstRuns:
             return Finding("timeout", detail, ran=False, harm=True)
         try:
             found = self._run(layer, reference, tactic)
-        except (_UnfitError, HostError, UnshareableError, OSError) as error:
+        except (UnfitError, HostError, UnshareableError, OSError) as error:
             self._here(layer.spec.name, tactic, str(error))
             return None
         self.tally.runs += 1
@@ -155,7 +129,11 @@ class FirstRuns:
     def _run(self, layer: Binding, reference: Reference, tactic: Tactic) -> Finding | Passed:
         runner = layer.spec.runner_of(tactic)
         assert runner is not None
-        self._check_fit(layer.spec, runner)
+        if self._off:
+            raise UnfitError(self._off)
+        if not self._known_device:
+            raise UnfitError(f"a worker process cannot measure on {self.device.name} as this one does")
+        self._imports.need(layer.spec, runner)
         fresh = self._ready() == 0
         found = self._attempt(layer, reference, runner, tactic)
         if isinstance(found, Finding) and found.reason != "timeout" and not fresh:
@@ -208,9 +186,9 @@ class FirstRuns:
             case Wrong(reason=reason, detail=detail):
                 return Finding(reason, detail, harm=reason in ("crash", "memory"))
             case Unfit(why=why):
-                self._unfit[layer.spec.name, tactic.runner] = why
+                unfit = self._imports.unfit(layer.spec.name, tactic.runner, why)
                 self._host.replace()  # it may have some of the memory only
-                raise _UnfitError(why)
+                raise unfit
 
     def _limit(self, layer: Binding) -> int:
         """Bytes that a call may take in the worker, and preparing weights for it."""
@@ -222,68 +200,6 @@ class FirstRuns:
             return type(device_of(self.device.name)) is type(self.device)
         except UsageError:
             return False
-
-    def _check_fit(self, spec: OpSpec, runner: Runner) -> None:
-        """Have the modules imported that declare the op and its runners. Raises _UnfitError where this runner's cannot be."""
-        key = (spec.name, runner.name)
-        if why := self._off or self._unfit.get(key):
-            raise _UnfitError(why)
-        if not self._known_device:
-            raise _UnfitError(f"a worker process cannot measure on {self.device.name} as this one does")
-        if OPS.get(spec.name) is not spec:
-            raise _UnfitError("this op is declared elsewhere anew; declare it once")
-        own = _module_of(spec)
-        for module in (own, runner.origin):
-            if isinstance(source := source_of(module), str):
-                self._unfit[key] = source
-                raise _UnfitError(source)
-        failed = self._load(spec)
-        for module in (own, runner.origin):
-            source = source_of(module)
-            if isinstance(source, Source) and source.name in failed:
-                self._unfit[key] = failed[source.name]
-                raise _UnfitError(failed[source.name])
-
-    def _load(self, spec: OpSpec) -> dict[str, str]:
-        """Import all that declares the op and its runners, once; why it could not be, by the module's name."""
-        key = _declared(spec)
-        if key in self._loaded:
-            return self._loaded[key]
-        if key in self._expected:
-            expected, self._expected = self._expected, {}
-            with contextlib.suppress(HostError):  # one of them ends the process that imports it: then each op alone
-                failed = self._import(list(expected.values()))
-                self._loaded |= dict.fromkeys(expected, failed)
-                return failed
-        self._host.replace()  # one that runs already would not have it
-        try:
-            self._loaded[key] = self._import([spec])
-        except HostError as error:
-            self._loaded[key] = dict.fromkeys((source.name for source in _sources([spec])), str(error))
-        return self._loaded[key]
-
-    def _import(self, specs: Sequence[OpSpec]) -> dict[str, str]:
-        return msgspec.json.decode(self._host.load(_load_of(specs)), type=Loaded).failed
-
-
-def _declared(spec: OpSpec) -> tuple[str, tuple[str, ...]]:
-    return spec.name, tuple(sorted(spec.runners))
-
-
-def _sources(specs: Sequence[OpSpec]) -> tuple[Source, ...]:
-    """Where ops and their runners are declared, as far as that can be imported."""
-    modules = dict.fromkeys(
-        module for spec in specs for module in (_module_of(spec), *(runner.origin for runner in spec.runners.values()))
-    )
-    return tuple(source for module in modules if isinstance(source := source_of(module), Source))
-
-
-def _load_of(specs: Sequence[OpSpec]) -> bytes:
-    return msgspec.json.encode(Load(sources=_sources(specs), runners=dict(map(_declared, specs))))
-
-
-def _module_of(spec: OpSpec) -> str:
-    return getattr(spec.function, "__module__", None) or ""
 
 
 def _stages(layer: Binding, cases: Sequence[Case]) -> list[Stage]:

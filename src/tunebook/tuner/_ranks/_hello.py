@@ -8,15 +8,20 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from tunebook._version import __version__
 from tunebook.devices import Device
+from tunebook.envs import envs
 from tunebook.records import Environment, Plan, Verdict
 from tunebook.store import CacheContents
 from tunebook.tuner._ranks._errors import ContradictionError
 from tunebook.tuner._ranks._group import Group, listed
+
+if TYPE_CHECKING:
+    from tunebook.tuner._session import Session
 
 logger = logging.getLogger("tunebook.ranks")
 
@@ -54,6 +59,31 @@ class Known(msgspec.Struct, frozen=True):
     @property
     def digest(self) -> str:
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
+
+
+def hello(session: Session, options: Mapping[str, object], known: Known, timeout: float) -> Hello:
+    """What this rank says. `options` are what the caller was asked for; what the session was is told beside."""
+    asked = {
+        "policy": session.policy.value,
+        "continuing": session.continuing,
+        "rounds": session.effort.max_rounds,
+        "only_ops": session.selection.ops,
+        "skip_ops": session.selection.skip_ops,
+        "only_runners": session.selection.runners,
+        "pins": dict(sorted((target, tactic.name) for target, tactic in session.recall.pinned.pins.tactics.items())),
+        "TUNEBOOK_MEMORY_LIMIT": envs.TUNEBOOK_MEMORY_LIMIT.get(),
+        "TUNEBOOK_MEMORY_LIMIT_GB": envs.TUNEBOOK_MEMORY_LIMIT_GB.get(),
+        "TUNEBOOK_RANK_TIMEOUT_S": timeout,
+        **options,
+    }
+    return Hello(
+        device=device_identity(session.device),
+        environment=session.environment,
+        options={name: str(value) for name, value in asked.items()},
+        cache=str(session.location.cache),
+        knows=known.digest if session.recall.contents is not None else "",
+        version=__version__,
+    )
 
 
 def device_identity(device: Device) -> str:

@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
-from tunebook._version import __version__
 from tunebook.devices import Device
 from tunebook.dispatch import OPS
 from tunebook.envs import envs
 from tunebook.errors import RankError
 from tunebook.measure import allowance, memory_limit
-from tunebook.records import Member, Plan, Problem, Rejected, Tactic, Verdict
-from tunebook.tuner._entrants import answer
+from tunebook.records import Plan, Problem, Tactic
 from tunebook.tuner._outcome import Outcome
 from tunebook.tuner._passes import Progress, Todo
 from tunebook.tuner._passes import Report as Result
+from tunebook.tuner._ranks._gather import gather
 from tunebook.tuner._ranks._group import Group, of_a_collective
-from tunebook.tuner._ranks._hello import Hello, Known, device_identity, meet, same_contents
+from tunebook.tuner._ranks._hello import Known, hello, meet, same_contents
 from tunebook.tuner._ranks._lockstep import Lockstep
 from tunebook.tuner._ranks._mail import GatheringWriter, MailingWriter
 from tunebook.tuner._ranks._share import Report, Shares, budgets, check_versions, report, share
@@ -37,15 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tunebook.ranks")
 
 T = TypeVar("T")
-
-
-class Done(msgspec.Struct, frozen=True):
-    """What one rank settled, or the leader tells of all."""
-
-    verdicts: dict[str, Verdict]
-    fresh: list[str]
-    refused: list[tuple[str, Rejected]]
-    left_out: int
 
 
 class PublishedTo(msgspec.Struct, frozen=True):
@@ -83,34 +73,11 @@ class Ranks:
             raise
 
     def _join(self, options: Mapping[str, object]) -> None:
-        session = self._session
-        asked = {
-            "policy": session.policy.value,
-            "continuing": session.continuing,
-            "rounds": session.effort.max_rounds,
-            "only_ops": session.selection.ops,
-            "skip_ops": session.selection.skip_ops,
-            "only_runners": session.selection.runners,
-            "pins": dict(
-                sorted((target, tactic.name) for target, tactic in session.recall.pinned.pins.tactics.items())
-            ),
-            "TUNEBOOK_MEMORY_LIMIT": envs.TUNEBOOK_MEMORY_LIMIT.get(),
-            "TUNEBOOK_MEMORY_LIMIT_GB": envs.TUNEBOOK_MEMORY_LIMIT_GB.get(),
-            "TUNEBOOK_RANK_TIMEOUT_S": self.group.timeout,
-            **options,
-        }
-        known = Known.of(session.recall.contents)
-        mine = Hello(
-            device=device_identity(session.device),
-            environment=session.environment,
-            options={name: str(value) for name, value in asked.items()},
-            cache=str(session.location.cache),
-            knows=known.digest if session.recall.contents is not None else "",
-            version=__version__,
-        )
-        hellos = meet(self.group, mine)
-        self.devices = [hello.device for hello in hellos]
-        session.recall.contents = same_contents(self.group, hellos, known, session.recall.contents)
+        contents = self._session.recall.contents
+        known = Known.of(contents)
+        hellos = meet(self.group, hello(self._session, options, known, self.group.timeout))
+        self.devices = [one.device for one in hellos]
+        self._session.recall.contents = same_contents(self.group, hellos, known, contents)
         self.group.enter("in its dummy run")
 
     @property
@@ -197,42 +164,10 @@ class Ranks:
 
     def gather(self, outcome: Outcome) -> None:
         """Put into `outcome` what all ranks settled: the same bytes everywhere."""
-        group, session, shares = self.group, self._session, self._shares
-        assert shares is not None
-        group.enter("gathering results")
-        if isinstance(session.record.begun, MailingWriter):
-            session.record.begun.flush()
-        own = [key for key, place in shares.tuned_by.items() if place == group.me]
-        own += shares.together if group.leads else []
-        fresh = [key for key in outcome.fresh if key in own]
-        refused = [pair for pair in outcome.refused if pair[0] in own]
-        every = group.gather("done", Done(outcome.verdicts, fresh, refused, outcome.left_out), Done)
-        if isinstance(session.record.begun, GatheringWriter):
-            session.record.begun.drain()
-        everything = Done(
-            _verdicts(every, {**shares.tuned_by, **dict.fromkeys(shares.together, 0)}),
-            [key for one in every for key in one.fresh],
-            [pair for one in every for pair in one.refused],
-            sum(one.left_out for one in every) + len(shares.left),
-        )
-        told = group.tell("everything", everything if group.leads else None, Done)
-        outcome.verdicts |= told.verdicts
-        for key, verdict in told.verdicts.items():
-            outcome.members[key] = self._members(key, verdict, outcome)
-        outcome.fresh, outcome.refused, outcome.left_out = told.fresh, told.refused, told.left_out
-        outcome.weights = dict(shares.weights)
-        outcome.seen = len(shares.weights)
-        group.enter("planning")
-
-    def _members(self, key: str, verdict: Verdict, outcome: Outcome) -> tuple[Member, ...]:
-        known = outcome.members.get(key)
-        if known and known[0].tactic == verdict.winner:
-            return known
-        spec = OPS.get(Problem.parse(key).op)
-        default = verdict.offered.get("default")
-        if spec is None or default is None:  # no op of that name is declared here, so it is not called either
-            return verdict.frontier
-        return answer(verdict, spec, default.version, self._session.selection).members
+        assert self._shares is not None
+        self.group.enter("gathering results")
+        gather(self.group, self._shares, self._session.record, self._session.selection, outcome)
+        self.group.enter("planning")
 
     def publish(self, outcome: Outcome, plan: Plan | None, publish: Callable[[], str]) -> str:
         """Have one rank publish, once all are ready; where a rank was lost, this one publishes what it has.
@@ -339,13 +274,3 @@ class Ranks:
         writer = self._session.record.begun
         if isinstance(writer, GatheringWriter):
             writer.drain()
-
-
-def _verdicts(every: Sequence[Done], settled_by: Mapping[str, int]) -> dict[str, Verdict]:
-    """The verdicts of all ranks: of whoever settled a problem, else what the first that knows it found in the cache."""
-    found: dict[str, Verdict] = {}
-    for place, one in enumerate(every):
-        for key, verdict in one.verdicts.items():
-            if settled_by.get(key) == place or key not in found:
-                found[key] = verdict
-    return found

@@ -1,0 +1,229 @@
+"""What this process has counted of the calls that it serves: exact with any number of threads, written now and then.
+
+A writing takes place within a call, every few minutes, and at exit: there is no thread for it. Whatever fails there is said
+once, and serving goes on.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tunebook.devices import device_of
+from tunebook.envs import envs
+from tunebook.records import CoverageDocument, Environment, Problem, Served, Tactic
+from tunebook.records.coverage import MAX_DECODE, MAX_MODEL_NAME, MAX_PREFILL, OUTCOMES
+from tunebook.store import Pins, pins_path, read_pins
+from tunebook.store.coverage import MAX_PROBLEMS, add_coverage, coverage_path
+from tunebook.store.files import Identity
+
+logger = logging.getLogger("tunebook.dispatch")
+
+#: Seconds between two writings of a process that serves.
+INTERVAL_S: Final = 300.0
+#: How long a process that ends waits for others that write the file.
+EXIT_WAIT_S: Final = 5.0
+
+
+class Place(NamedTuple):
+    """Where calls count."""
+
+    model: str
+    problem: str
+    outcome: str
+
+
+#: For calls of no problem, and of more problems than are kept.
+_UNLISTED: Final = Place("", "", "default")
+
+
+class Tally:
+    """Calls of one problem with one outcome. `add` counts one, and gives a number that grows by one or more each time."""
+
+    __slots__ = ("_gone", "_looks", "add", "decode", "kept", "prefill", "written")
+
+    def __init__(self) -> None:
+        self.add: Callable[[], int] = itertools.count(1).__next__
+        self.decode = self.prefill = 0
+        self.written = 0  #: calls that are in the file
+        self.kept = 0  #: calls that were not made for a comparison
+        self._gone = 0
+        self._looks = 0
+
+    def total(self) -> int:
+        """The calls so far. Looking takes a number of the counter as well, so only one thread may look at a time."""
+        self._looks += 1
+        return self.add() - self._looks - self._gone
+
+    def keep(self) -> None:
+        """The calls so far were made to be served."""
+        self.kept = self.total()
+
+    def forget(self) -> None:
+        """The calls since `keep` were not; those that are in the file by now stay."""
+        total = self.total()
+        self.kept = max(self.kept, self.written)
+        self._gone += total - self.kept
+
+    def restart(self) -> None:
+        """Count from nothing."""
+        self._gone += self.total()
+        self.written = self.kept = 0
+
+
+class Counting:
+    """What was counted in this process. `clock` gives seconds, `now` the time of day."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, now: Callable[[], datetime] = datetime.now) -> None:
+        self._clock, self._now = clock, now
+        self._environments: dict[int, Environment] = {}
+        self._pins: tuple[Path, Identity | None, Pins] | None = None
+        self._registered = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._tallies: dict[Place, Tally] = {}
+        self._since = self._last = ""
+        self._due = self._clock() + INTERVAL_S
+        self._said = False
+        self._switched: dict[str, float] = {}  #: by model, when tuned tactics were last switched on or off
+        self._unlock()
+
+    def _unlock(self) -> None:
+        self._lock = threading.Lock()  # held while tallies are looked at
+        self._writing = threading.Lock()  # held while what they say is written
+
+    def clear(self) -> None:
+        """Forget everything, as a new process does."""
+        self._begin()
+
+    def wanted(self) -> bool:
+        """Whether calls are counted. Raises EnvironmentVariableError for a value that is none."""
+        return envs.TUNEBOOK_COVERAGE.get()
+
+    def outcome(self, problem: Problem, tactic: Tactic) -> str:
+        """What it is called when `tactic`, which is there for the problem's bucket, serves: "pinned" or "tuned"."""
+        try:
+            path = pins_path(self._file())
+            now = Identity.of(path)
+            if self._pins is None or self._pins[:2] != (path, now):
+                self._pins = (path, now, read_pins(path))
+            pin = self._pins[2].of(problem)
+        except Exception:  # noqa: BLE001 - a writing says what is the matter with the place; the call must be served
+            return "tuned"
+        return "pinned" if pin is not None and pin[1] == tactic else "tuned"
+
+    def tally(self, place: Place | None, step: tuple[int, int] | None) -> Tally:
+        """Where calls count; those of no problem have no place. `step` is (sequences, tokens of each), None: not known."""
+        place = _UNLISTED if place is None else place._replace(model=place.model[:MAX_MODEL_NAME])
+        with self._lock:
+            if place not in self._tallies and len(self._tallies) >= MAX_PROBLEMS * len(OUTCOMES):
+                place, step = _UNLISTED, None
+            if not self._since:
+                self._since = self._last = self._now().isoformat(timespec="seconds")
+            tally = self._tallies.setdefault(place, Tally())
+            if step is not None and step[1] == 1:
+                tally.decode = max(tally.decode, min(step[0], MAX_DECODE))
+            elif step is not None:
+                tally.prefill = max(tally.prefill, min(step[0] * step[1], MAX_PREFILL))
+        self._register()
+        self.tick()
+        return tally
+
+    def _register(self) -> None:
+        if not self._registered:
+            self._registered = True
+            atexit.register(self.write, EXIT_WAIT_S)
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        """In a child: what the parent has counted is the parent's to write. A lock may have been held."""
+        self._unlock()
+        for tally in self._tallies.values():
+            tally.restart()
+
+    def tick(self) -> None:
+        """Write, if it is time to; never wait for others, and never raise."""
+        now = self._clock()
+        if now >= self._due:
+            self._due = now + INTERVAL_S
+            self.write(0.0)
+
+    def write(self, wait_s: float) -> None:
+        """Add what was counted since the last time to the file, unless counting was switched off since.
+
+        What fails is logged once, and tried again the next time.
+        """
+        if not self._writing.acquire(timeout=wait_s):
+            return
+        try:
+            if not self.wanted():
+                return
+            with self._lock:
+                rows = [(place, tally, tally.total() - tally.written) for place, tally in self._tallies.items()]
+                document = self._document(self._last, rows)
+            if document.calls and add_coverage(self._file(), document, wait_s):
+                for _, tally, count in rows:
+                    tally.written += count
+                self._last = document.until
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on serving
+            if not self._said:
+                self._said = True
+                logger.warning("the calls that are served cannot be counted in a file: %s", error)
+        finally:
+            self._writing.release()
+
+    def counts(self) -> CoverageDocument:
+        """All that was counted in this process, whether it is in the file or not."""
+        with self._lock:
+            return self._document(self._since, [(place, t, t.total()) for place, t in self._tallies.items()])
+
+    def switched(self, model: str) -> None:
+        """Tuned tactics of a model are switched on or off, which a tuning does before each step that it compares.
+
+        What was counted since the last time is forgotten if that is not as long ago as a writing is: no step takes so long.
+        """
+        now = self._clock()
+        with self._writing, self._lock:
+            last = self._switched.get(model)
+            self._switched[model], self._due = now, now + INTERVAL_S
+            for place, tally in self._tallies.items():
+                if place.model == model:
+                    if last is not None and now - last < INTERVAL_S:
+                        tally.forget()
+                    tally.keep()
+
+    def _document(self, since: str, rows: Iterable[tuple[Place, Tally, int]]) -> CoverageDocument:
+        models: dict[str, dict[str, Served]] = {}
+        unlisted = 0
+        for place, tally, count in rows:
+            if place == _UNLISTED:
+                unlisted += count
+            elif count:
+                served = Served(**{place.outcome: count}, decode=tally.decode, prefill=tally.prefill)
+                problems = models.setdefault(place.model, {})
+                known = problems.get(place.problem)
+                problems[place.problem] = served if known is None else known.plus(served)
+        until = self._now().isoformat(timespec="seconds")
+        return CoverageDocument(since=since or until, until=until, models=models, unlisted=unlisted)
+
+    def _file(self) -> Path:
+        import torch
+
+        threads = torch.get_num_threads()
+        if threads not in self._environments:
+            self._environments[threads] = device_of("cpu").environment()
+        return coverage_path(self._environments[threads])
+
+
+#: What the bindings of this process count in.
+COUNTING = Counting()
