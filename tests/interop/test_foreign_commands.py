@@ -172,11 +172,14 @@ def test_report_of_two_books_and_markup_in_them_stays_text(
 def test_convert_says_what_is_lost_and_refuses_what_cannot_be(first: Path, cli_inside: Run, tmp_path: Path) -> None:
     done = cli_inside(tmp_path, "convert", first, "--to", "flashinfer-v2", "-o", tmp_path / "store")
     assert "6 entries" in done.stdout
-    assert "flashinfer-v2 does not hold: out of a v1 file: `_records`, `_generation`" in done.stdout
+    lost = [line for line in done.stdout.splitlines() if "does not hold" in line]
+    assert lost == ["flashinfer-v2 does not hold: `_records`, `_generation`"], "what others would lose is not said"
     back = tmp_path / "back.json"
     done = cli_inside(tmp_path, "convert", tmp_path / "store", "--to", "flashinfer-v1", "-o", back, "--json")
     document = json.loads(done.stdout)
     assert (document["from"], document["format"], document["entries"]) == ("flashinfer-v2", "flashinfer-v1", 6)
+    (lost_now,) = document["lost"]
+    assert "key_fields" in lost_now
     failed = cli_inside(tmp_path, "convert", first, "--to", "cuda", "-o", tmp_path / "x", code=2)
     assert "'cuda' is no format; these are: " in complaint(failed)
     failed = cli_inside(tmp_path, "convert", first, "--to", "vllm-moe", "-o", tmp_path / "x", code=2)

@@ -29,33 +29,35 @@ def convert(
 ) -> None:
     """Write a book in another format, or again in its own, and say what that format cannot hold."""
     with edge():
-        from tunebook.interop import by_name, write
+        from tunebook.interop import by_name, losses, write
 
         kind = by_name(to)
-        book = _book(a, to)
+        book, source = _book(a, to)
         write(kind, book, output)
+        lost = [loss.what for loss in losses(kind, source)]
         if as_json:
             print_json(
                 {
                     "path": str(output),
                     "format": kind.name,
                     "of": str(book.path),
-                    "from": book.format,
+                    "from": source,
                     "entries": len(book.entries),
                     "fidelity": kind.fidelity,
-                    "lost": list(kind.lost),
+                    "lost": lost,
                     "misses": [str(miss) for miss in book.misses],
                 }
             )
             return
-        say(f"{clean(output)}: {kind.name}, {len(book.entries)} entries, of {clean(book.path)} ({book.format})")
-        for loss in kind.lost:
+        say(f"{clean(output)}: {kind.name}, {len(book.entries)} entries, of {clean(book.path)} ({source})")
+        for loss in lost:
             say(f"{kind.name} does not hold: {loss}")
         for miss in book.misses:
             say(f"miss: {miss}")
 
 
-def _book(name: str, to: str) -> ForeignBook:
+def _book(name: str, to: str) -> tuple[ForeignBook, str]:
+    """The book, and what it is: a format's name or "run"."""
     from tunebook.book import NAMES, place_of, resolve
     from tunebook.errors import UsageError
     from tunebook.interop import from_run, open_any
@@ -64,8 +66,8 @@ def _book(name: str, to: str) -> ForeignBook:
     path = resolve(name, place_of(None, None), None) if name in NAMES else Path(name)
     book = open_any(path)
     if book is not None:
-        return book
+        return book, book.format
     found = read_any(path)
     if not isinstance(found, Run):
         raise UsageError(f"{path} is a cache of tunebook's, and keeps no trials; convert the run it came from: --to t4")
-    return from_run(found, to)
+    return from_run(found, to), "run"

@@ -22,7 +22,7 @@ from tunebook.interop import (
     tunableop,
 )
 from tunebook.interop._diff import FactChange, Flip, ForeignDiff, ForeignSide, diff
-from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Merges, Trial
+from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss, Merges, Trial, losses
 from tunebook.interop._history import HistoryEntry
 from tunebook.interop._merge import Merged, write
 from tunebook.interop._reading import head_of
@@ -55,6 +55,7 @@ __all__ = [
     "ForeignSide",
     "Format",
     "HistoryEntry",
+    "Loss",
     "Merged",
     "Merges",
     "Trial",
@@ -63,6 +64,7 @@ __all__ = [
     "format_of",
     "from_run",
     "history",
+    "losses",
     "merge",
     "open_any",
     "write",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from tunebook.records import Record
 from tunebook.records._base import check_seconds
@@ -19,6 +19,22 @@ from tunebook.store import Miss
 #: - ``lossy``: something is lost, and `Format.lost` says what.
 #: - ``read only``: it is not written.
 Fidelity = Literal["bytes", "values", "lossy", "read only"]
+
+
+class Loss(NamedTuple):
+    """Something that writing loses.
+
+    `source` says out of what: "" a book of the format itself, "run" a run of ours, the name of another format, or "others".
+    """
+
+    what: str
+    source: str = ""
+
+    def __str__(self) -> str:
+        return f"out of {_SOURCES.get(self.source, self.source)}: {self.what}" if self.source else self.what
+
+
+_SOURCES = {"run": "a run", "others": "other formats"}
 
 
 class Trial(Record, frozen=True, kw_only=True):
@@ -88,7 +104,7 @@ class Format(Protocol):
         """Of a round trip: read, then written."""
 
     @property
-    def lost(self) -> tuple[str, ...]:
+    def lost(self) -> tuple[Loss, ...]:
         """What a round trip, or a conversion into this format, loses."""
 
     def detects(self, path: Path, head: bytes) -> bool:
@@ -105,6 +121,14 @@ class Format(Protocol):
 
         A file is replaced, all of it or nothing. Raises ``StoreError`` where it cannot be written.
         """
+
+
+def losses(kind: Format, source: str) -> tuple[Loss, ...]:
+    """What is lost of a `source`, a format's name or "run", that is written as `kind`."""
+    if source == kind.name:
+        return tuple(loss for loss in kind.lost if not loss.source)
+    named = tuple(loss for loss in kind.lost if loss.source == source)
+    return named or tuple(loss for loss in kind.lost if loss.source == "others")
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tunebook.errors import UsageError
-from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Trial
+from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss, Trial
 from tunebook.interop._pieces import lines_of, merged, own, seconds
 from tunebook.interop._reading import MAX_ENTRIES, canonical, refuse, replace
 from tunebook.store import Miss
@@ -46,7 +46,7 @@ class Aiter:
     name: Final = "aiter"
     title: Final = "AITER tuned configurations (CSV)"
     fidelity: Fidelity = "bytes"
-    lost: tuple[str, ...] = ("a mark of the byte order",)
+    lost: tuple[Loss, ...] = (Loss("a mark of the byte order"),)
 
     def detects(self, path: Path, head: bytes) -> bool:
         """By the names of its columns."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tunebook.errors import UsageError
 from tunebook.interop._flashinfer import Key, Record, check_record, entries_of, problem_of, shadowed
-from tunebook.interop._format import Fidelity, ForeignBook, Format
+from tunebook.interop._format import Fidelity, ForeignBook, Format, Loss
 from tunebook.interop._reading import MAX_ENTRIES, canonical, head_members, parse_json, read_bytes, refuse, replace
 from tunebook.store._text import one_line
 
@@ -60,8 +60,10 @@ class FlashInferV1:
     title = "FlashInfer's JSON file (also SGLang's rank files and vLLM's cache)"
     fidelity: Fidelity = "bytes"
     lost = (
-        "white space and escapes of a file that FlashInfer did not write itself",
-        "out of a v2 store: what makes its entries readable in bulk (key_fields); FlashInfer derives it from the key",
+        Loss("white space and escapes of a file that FlashInfer did not write itself"),
+        Loss(
+            "what makes its entries readable in bulk (key_fields); FlashInfer derives it from the key", "flashinfer-v2"
+        ),
     )
 
     def detects(self, path: Path, head: bytes) -> bool:

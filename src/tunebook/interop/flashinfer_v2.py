@@ -16,7 +16,7 @@ from typing import Any, Final
 from tunebook.errors import StoreError, UsageError
 from tunebook.interop import flashinfer_v1
 from tunebook.interop._flashinfer import Record, check_record, entries_of, key_fields, problem_of, shadowed
-from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format
+from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss
 from tunebook.interop._reading import MAX_ENTRIES, canonical, parse_json, read_bytes, refuse, replace_tree
 from tunebook.store import Miss
 from tunebook.store._text import one_line
@@ -73,9 +73,9 @@ class FlashInferV2:
     title = "FlashInfer's managed store (v2)"
     fidelity: Fidelity = "bytes"
     lost = (
-        "entries that FlashInfer does not serve: they are named when the store is read",
-        "white space of files that FlashInfer did not write itself",
-        "out of a v1 file: `_records`, `_generation`",
+        Loss("entries that FlashInfer does not serve: they are named when the store is read"),
+        Loss("white space of files that FlashInfer did not write itself"),
+        Loss("`_records`, `_generation`", "flashinfer-v1"),
     )
 
     def detects(self, path: Path, head: bytes) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tunebook.errors import UsageError
-from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format
+from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss
 from tunebook.interop._reading import canonical, parse_json, read_bytes, refuse, replace
 
 VERSION: Final = "triton_version"
@@ -64,11 +64,14 @@ class FusedMoE:
     fidelity: Fidelity = "bytes"
 
     @property
-    def lost(self) -> tuple[str, ...]:
-        general = ("white space of a file that the engine's tuning script did not write itself",)
+    def lost(self) -> tuple[Loss, ...]:
+        general = (Loss("white space of a file that the engine's tuning script did not write itself"),)
         if self.sglang:
-            return (*general, "into a place that is no directory triton_…: the version of Triton")
-        return (*general, "SGLang's per_channel_quant and _down: such a file is refused, vLLM has no name for it")
+            return (*general, Loss("in a place that is no directory triton_…: the version of Triton", "vllm-moe"))
+        return (
+            *general,
+            Loss("per_channel_quant and _down: such a file is refused, vLLM has no name for it", "sglang-moe"),
+        )
 
     def detects(self, path: Path, head: bytes) -> bool:
         named = _NAME.fullmatch(path.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tunebook.errors import StoreError
-from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format
+from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss
 from tunebook.interop._pieces import dump, member, own, words
 from tunebook.interop._reading import head_members, parse_json, read_bytes, refuse, replace
 from tunebook.store._text import one_line
@@ -33,9 +33,9 @@ class Helion:
     name: Final = "helion"
     title: Final = "Helion's local cache (*.best_config)"
     fidelity: Fidelity = "bytes"
-    lost: tuple[str, ...] = (
-        "white space and escapes of a file that Helion did not write itself",
-        "the file's name, where another is given: Helion looks for the hash of the key",
+    lost: tuple[Loss, ...] = (
+        Loss("white space and escapes of a file that Helion did not write itself"),
+        Loss("the file's name, where another is given: Helion looks for the hash of the key"),
     )
 
     def detects(self, path: Path, head: bytes) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Trial
+from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss, Trial
 from tunebook.interop._pieces import dump, finite, member, own, same, seconds, words
 from tunebook.interop._reading import MAX_ENTRIES, canonical, parse_json, read_bytes, refuse, replace
 
@@ -68,7 +68,7 @@ class KernelTuner:
     name: Final = "kernel-tuner"
     title: Final = "Kernel Tuner's cache"
     fidelity: Fidelity = "bytes"
-    lost: tuple[str, ...] = ("white space and order of a file that Kernel Tuner did not write itself",)
+    lost: tuple[Loss, ...] = (Loss("white space and order of a file that Kernel Tuner did not write itself"),)
 
     def detects(self, path: Path, head: bytes) -> bool:
         """By its first members."""

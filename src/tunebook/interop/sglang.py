@@ -18,7 +18,7 @@ from typing import Final
 from tunebook.errors import StoreError, UsageError
 from tunebook.interop import flashinfer_v1, flashinfer_v2
 from tunebook.interop._flashinfer import entries_of
-from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format
+from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss
 from tunebook.interop._reading import MAX_ENTRIES, canonical, read_bytes, refuse, replace_tree
 from tunebook.store import Miss
 
@@ -63,9 +63,9 @@ class SGLangTree:
     title = "SGLang's tree of FlashInfer caches"
     fidelity: Fidelity = "bytes"
     lost = (
-        "files of the tree that hold no tactics (locks, what is being written)",
-        "entries of v2 stores that FlashInfer does not serve: they are named when the tree is read",
-        "out of a book of another format: which rank it is of; it becomes rank_tp0_pp0_dp0",
+        Loss("files of the tree that hold no tactics (locks, what is being written)"),
+        Loss("entries of v2 stores that FlashInfer does not serve: they are named when the tree is read"),
+        Loss("which rank it is of; it becomes rank_tp0_pp0_dp0", "others"),
     )
 
     def detects(self, path: Path, head: bytes) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Trial
+from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss, Trial
 from tunebook.interop._pieces import dump, member, own, seconds, words
 from tunebook.interop._reading import MAX_ENTRIES, head_members, parse_json, read_bytes, refuse, replace
 from tunebook.interop._t4_results import CORRECT, document, of_cache, of_run, of_trials
@@ -38,11 +38,14 @@ class T4:
     name: Final = "t4"
     title: Final = "T4 results"
     fidelity: Fidelity = "bytes"
-    lost: tuple[str, ...] = (
-        "white space of a file that Kernel Tuner did not write itself",
-        "out of a run: verdicts (the choice read back is the fastest trial), problems without trials, rounds, versions, device",
-        "out of Kernel Tuner's cache: kernel, problem size, device, and the values offered to each parameter",
-        "out of other formats: all but the name of each configuration and its time",
+    lost: tuple[Loss, ...] = (
+        Loss("white space of a file that Kernel Tuner did not write itself"),
+        Loss(
+            "verdicts (the choice read back is the fastest trial), problems without trials, rounds, versions, device",
+            "run",
+        ),
+        Loss("kernel, problem size, device, and the values offered to each parameter", "kernel-tuner"),
+        Loss("all but the name of each configuration and its time", "others"),
     )
 
     def detects(self, path: Path, head: bytes) -> bool:

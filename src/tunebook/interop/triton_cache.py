@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Trial
+from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss, Trial
 from tunebook.interop._pieces import dump, member, own, seconds, words
 from tunebook.interop._reading import MAX_ENTRIES, head_members, read_text, refuse, replace
 from tunebook.store import Miss
@@ -31,9 +31,9 @@ class TritonCache:
     name: Final = "triton"
     title: Final = "Triton's autotune cache (*.autotune.json)"
     fidelity: Fidelity = "bytes"
-    lost: tuple[str, ...] = (
-        "white space of a file that Triton did not write itself",
-        "the file's name, where another is given",
+    lost: tuple[Loss, ...] = (
+        Loss("white space of a file that Triton did not write itself"),
+        Loss("the file's name, where another is given"),
     )
 
     def detects(self, path: Path, head: bytes) -> bool:

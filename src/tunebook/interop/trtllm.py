@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Trial
+from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss, Trial
 from tunebook.interop._pieces import dump, member, own, same, seconds, words
 from tunebook.interop._reading import MAX_ENTRIES, canonical, head_members, parse_json, read_bytes, refuse, replace
 from tunebook.store import Miss
@@ -35,7 +35,7 @@ class TensorRtLlm:
     name: Final = "trtllm"
     title: Final = "TensorRT-LLM's autotuner cache"
     fidelity: Fidelity = "bytes"
-    lost: tuple[str, ...] = ("white space and escapes of a file that TensorRT-LLM did not write itself",)
+    lost: tuple[Loss, ...] = (Loss("white space and escapes of a file that TensorRT-LLM did not write itself"),)
 
     def detects(self, path: Path, head: bytes) -> bool:
         """By its metadata."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format
+from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss
 from tunebook.interop._pieces import lines_of, merged, own, same, seconds
 from tunebook.interop._reading import MAX_ENTRIES, refuse, replace
 from tunebook.store import Miss
@@ -32,7 +32,7 @@ class TunableOp:
     name: Final = "tunableop"
     title: Final = "PyTorch TunableOp results (CSV)"
     fidelity: Fidelity = "bytes"
-    lost: tuple[str, ...] = ("a mark of the byte order",)
+    lost: tuple[Loss, ...] = (Loss("a mark of the byte order"),)
 
     def detects(self, path: Path, head: bytes) -> bool:
         """By the validator that every such file begins with."""
