@@ -25,6 +25,7 @@ from tunebook.envs import envs
 from tunebook.errors import EnvironmentVariableError, UsageError
 from tunebook.records import DEFAULT, Tactic
 from tunebook.records.coverage import MAX_DECODE, MAX_PREFILL, OUTCOMES, OUTSIDE
+from tunebook.store import Location
 from tunebook.store.coverage import MAX_PROBLEMS, coverage_path, read_coverage
 
 
@@ -241,30 +242,54 @@ def test_the_largest_step_of_a_bucket_is_kept() -> None:
     assert (row.calls, row.decode, row.prefill) == (6, 7, 8)
 
 
-def test_steps_that_a_tuning_compares_with_are_not_served(declare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_that_a_tuning_makes_are_not_served(declare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Time()
     monkeypatch.setattr(COUNTING, "_clock", clock)
     COUNTING.clear()
     demo = declare()
     demo.serve(4)
 
-    def calls(times: int) -> None:
+    def calls(times: int, size: int = 4) -> None:
         for _ in range(times):
-            demo.op(rows(4))
+            demo.op(rows(size))
 
     calls(2)
-    for tuned in (False, True, False, False, True, True):  # a step of either kind after each
-        FREE.switch(tuned)
-        calls(5)
-        clock.seconds += INTERVAL_S / 10
-    FREE.switch(True)
+    with COUNTING.paused(FREE.name):
+        for tuned in (False, True):
+            FREE.switch(tuned)
+            calls(300)
+            clock.seconds += 2 * INTERVAL_S
+        calls(3, size=8)
+        assert outcomes(key(4)) == {"tuned": 2}
+        COUNTING.write(0.0)
+        assert not file().exists(), "nothing is written while it lasts"
     assert outcomes(key(4)) == {"tuned": 2}
-    assert not file().exists(), "nothing is written while it lasts"
     calls(3)
-    clock.seconds += INTERVAL_S
     FREE.switch(False)  # a plan that is slower than the default serves nothing
     calls(4)
     assert outcomes(key(4)) == {"tuned": 5, "default": 4}
+    COUNTING.write(0.0)
+    assert read_coverage(file()).calls == 9
+
+
+def test_calls_are_counted_beside_the_cache_that_serves(declare: Any, tmp_path: Path) -> None:
+    demo = declare()
+    demo.serve(4)
+    demo.op(rows(4))
+    COUNTING.beside(FREE.name, Location.of(device_of("cpu").environment(), tmp_path / "mine.json"))
+    demo.op(rows(4))
+    COUNTING.write(0.0)
+    assert read_coverage(tmp_path / "mine.coverage.json").calls == 2, "what was not written yet goes with it"
+    assert not file().exists()
+    COUNTING.beside(FREE.name, Location.of(device_of("cpu").environment()))
+    demo.op(rows(4))
+    COUNTING.write(0.0)
+    assert read_coverage(file()).calls == 1
+    with envs.TUNEBOOK_COVERAGE_FILE.override(tmp_path / "named.json"):
+        COUNTING.beside(FREE.name, Location.of(device_of("cpu").environment(), tmp_path / "mine.json"))
+        demo.op(rows(4))
+        COUNTING.write(0.0)
+    assert read_coverage(tmp_path / "named.json").calls == 1, "the variable goes before the cache's place"
 
 
 def test_calls_that_are_collected_are_not_served(declare: Any) -> None:

@@ -25,7 +25,7 @@ def counted_calls(options: TuneOptions) -> Coverage:
     for option, given in (("--resume", options.resume is not None), ("--replay", options.replay)):
         if given:
             raise UsageError(f"--from-coverage and {option} contradict each other; give one of them")
-    return coverage(coverage_file(None, options.threads), cache=options.cache)
+    return coverage(coverage_file(None, options.cache, options.threads), cache=options.cache)
 
 
 def sized(options: TuneOptions, found: Coverage, runner: ModelRunner) -> TuneOptions | None:

@@ -31,10 +31,11 @@ def coverage(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(help="The file of coverage. Default: TUNEBOOK_COVERAGE_FILE, else this environment's."),
+        typer.Option(help="The file of coverage. Default: TUNEBOOK_COVERAGE_FILE, else the one beside the cache."),
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="The cache whose verdicts count. Default: this environment's winners.json.")
+        Path | None,
+        typer.Option(help="The cache that served. Default: this environment's winners.json."),
     ] = None,
     threads: Annotated[
         int | None,
@@ -55,7 +56,7 @@ def coverage(
             raise UsageError("--yes: only with --reset, which removes the file")
         if reset and model is not None:
             raise UsageError("--reset forgets all models; leave --model out")
-        path = coverage_file(file, threads)
+        path = coverage_file(file, cache, threads)
         if reset:
             _reset(path, yes, as_json)
             return
@@ -78,18 +79,22 @@ def coverage(
             _print(found, more)
 
 
-def coverage_file(file: Path | None, threads: int | None) -> Path:
-    """The file that is meant: by its name, by TUNEBOOK_COVERAGE_FILE, or that of this machine with `threads` threads.
+def coverage_file(file: Path | None, cache: Path | None, threads: int | None) -> Path:
+    """The file that is meant: by its name, by TUNEBOOK_COVERAGE_FILE, beside `cache`, or that of this machine with `threads`.
 
     Raises StoreError where nothing is known of this machine.
     """
     from tunebook.book import place_of
     from tunebook.envs import envs
-    from tunebook.store.coverage import COVERAGE_NAME, named_file
+    from tunebook.records import Environment
+    from tunebook.store import Location
+    from tunebook.store.coverage import COVERAGE_NAME, coverage_beside, named_file
 
     named = file if file is not None else envs.TUNEBOOK_COVERAGE_FILE.get()
     if named is not None:
         return named_file(named.expanduser())
+    if cache is not None:
+        return coverage_beside(Location.of(Environment(hard={"device": "any"}), cache))
     return place_of(None, threads).cache.with_name(COVERAGE_NAME)
 
 

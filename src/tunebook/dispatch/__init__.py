@@ -4,6 +4,7 @@ from tunebook.dispatch._binding import Binding
 from tunebook.dispatch._caller import place
 from tunebook.dispatch._calls import versions
 from tunebook.dispatch._collecting import BINDINGS, Collector, collecting, collector, uncollected
+from tunebook.dispatch._counting import COUNTING
 from tunebook.dispatch._op import OPS, Op, op
 from tunebook.dispatch._originals import is_released, releasable_bytes, tensors_of
 from tunebook.dispatch._prepared import Prepared, tensor_bytes
@@ -11,6 +12,7 @@ from tunebook.dispatch._scope import FREE, Scope, snapshot
 
 __all__ = [
     "BINDINGS",
+    "COUNTING",
     "FREE",
     "OPS",
     "Binding",

@@ -12,7 +12,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,8 +22,8 @@ from tunebook.devices import device_of
 from tunebook.envs import envs
 from tunebook.records import CoverageDocument, Environment, Problem, Served, Tactic
 from tunebook.records.coverage import MAX_DECODE, MAX_MODEL_NAME, MAX_PREFILL, OUTCOMES
-from tunebook.store import Pins, pins_path, read_pins
-from tunebook.store.coverage import MAX_PROBLEMS, add_coverage, coverage_path
+from tunebook.store import Location, Pins, pins_path, read_pins
+from tunebook.store.coverage import MAX_PROBLEMS, add_coverage, coverage_beside, coverage_path
 from tunebook.store.files import Identity
 
 logger = logging.getLogger("tunebook.dispatch")
@@ -68,10 +69,8 @@ class Tally:
         self.kept = self.total()
 
     def forget(self) -> None:
-        """The calls since `keep` were not; those that are in the file by now stay."""
-        total = self.total()
-        self.kept = max(self.kept, self.written)
-        self._gone += total - self.kept
+        """The calls since `keep` were not."""
+        self._gone += self.total() - self.kept
 
     def restart(self) -> None:
         """Count from nothing."""
@@ -91,10 +90,12 @@ class Counting:
 
     def _begin(self) -> None:
         self._tallies: dict[Place, Tally] = {}
-        self._since = self._last = ""
+        self._since = ""
+        self._last: dict[Path, str] = {}  #: by file, until when it has been told
         self._due = self._clock() + INTERVAL_S
         self._said = False
-        self._switched: dict[str, float] = {}  #: by model, when tuned tactics were last switched on or off
+        self._paused: set[str] = set()
+        self._beside: dict[str, Path] = {}  #: by model, the file of a cache that the user named
         self._unlock()
 
     def _unlock(self) -> None:
@@ -109,10 +110,18 @@ class Counting:
         """Whether calls are counted. Raises EnvironmentVariableError for a value that is none."""
         return envs.TUNEBOOK_COVERAGE.get()
 
-    def outcome(self, problem: Problem, tactic: Tactic) -> str:
+    def beside(self, model: str, location: Location) -> None:
+        """The cache at `location` serves a model from now on."""
+        with self._writing, self._lock:
+            if location.explicit:
+                self._beside[model] = coverage_beside(location)
+            else:
+                self._beside.pop(model, None)
+
+    def outcome(self, model: str, problem: Problem, tactic: Tactic) -> str:
         """What it is called when `tactic`, which is there for the problem's bucket, serves: "pinned" or "tuned"."""
         try:
-            path = pins_path(self._file())
+            path = pins_path(self._file(model))
             now = Identity.of(path)
             if self._pins is None or self._pins[:2] != (path, now):
                 self._pins = (path, now, read_pins(path))
@@ -128,7 +137,7 @@ class Counting:
             if place not in self._tallies and len(self._tallies) >= MAX_PROBLEMS * len(OUTCOMES):
                 place, step = _UNLISTED, None
             if not self._since:
-                self._since = self._last = self._now().isoformat(timespec="seconds")
+                self._since = self._now().isoformat(timespec="seconds")
             tally = self._tallies.setdefault(place, Tally())
             if step is not None and step[1] == 1:
                 tally.decode = max(tally.decode, min(step[0], MAX_DECODE))
@@ -148,6 +157,7 @@ class Counting:
     def _after_fork(self) -> None:
         """In a child: what the parent has counted is the parent's to write. A lock may have been held."""
         self._unlock()
+        self._paused.clear()
         for tally in self._tallies.values():
             tally.restart()
 
@@ -169,40 +179,58 @@ class Counting:
             if not self.wanted():
                 return
             with self._lock:
-                rows = [(place, tally, tally.total() - tally.written) for place, tally in self._tallies.items()]
-                document = self._document(self._last, rows)
-            if document.calls and add_coverage(self._file(), document, wait_s):
-                for _, tally, count in rows:
-                    tally.written += count
-                self._last = document.until
+                served = [(place, tally) for place, tally in self._tallies.items() if place.model not in self._paused]
+                rows = [(place, tally, tally.total() - tally.written) for place, tally in served]
+            files: dict[Path, list[tuple[Place, Tally, int]]] = {}
+            for row in rows:
+                files.setdefault(self._file(row[0].model), []).append(row)
+            for file, of_file in files.items():
+                self._add(file, of_file, wait_s)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on serving
-            if not self._said:
-                self._said = True
-                logger.warning("the calls that are served cannot be counted in a file: %s", error)
+            self._failed(error)
         finally:
             self._writing.release()
+
+    def _failed(self, error: Exception) -> None:
+        if not self._said:
+            self._said = True
+            logger.warning("the calls that are served cannot be counted in a file: %s", error)
+
+    def _add(self, file: Path, rows: Sequence[tuple[Place, Tally, int]], wait_s: float) -> None:
+        document = self._document(self._last.get(file, self._since), rows)
+        try:
+            if document.calls and add_coverage(file, document, wait_s):
+                for _, tally, count in rows:
+                    tally.written += count
+                self._last[file] = document.until
+        except Exception as error:  # noqa: BLE001 - another file may be in a better place
+            self._failed(error)
 
     def counts(self) -> CoverageDocument:
         """All that was counted in this process, whether it is in the file or not."""
         with self._lock:
-            return self._document(self._since, [(place, t, t.total()) for place, t in self._tallies.items()])
+            rows = [(p, t, t.kept if p.model in self._paused else t.total()) for p, t in self._tallies.items()]
+            return self._document(self._since, rows)
 
-    def switched(self, model: str) -> None:
-        """Tuned tactics of a model are switched on or off, which a tuning does before each step that it compares.
-
-        What was counted since the last time is forgotten if that is not as long ago as a writing is: no step takes so long.
-        """
-        now = self._clock()
+    @contextmanager
+    def paused(self, model: str) -> Iterator[None]:
+        """Calls of a model in this block are no service: a tuning makes them."""
         with self._writing, self._lock:
-            last = self._switched.get(model)
-            self._switched[model], self._due = now, now + INTERVAL_S
-            for place, tally in self._tallies.items():
-                if place.model == model:
-                    if last is not None and now - last < INTERVAL_S:
-                        tally.forget()
-                    tally.keep()
+            for tally in self._of(model):
+                tally.keep()
+            self._paused.add(model)
+        try:
+            yield
+        finally:
+            with self._writing, self._lock:
+                self._paused.discard(model)
+                for tally in self._of(model):
+                    tally.forget()
 
-    def _document(self, since: str, rows: Iterable[tuple[Place, Tally, int]]) -> CoverageDocument:
+    def _of(self, model: str) -> list[Tally]:
+        return [tally for place, tally in self._tallies.items() if place.model == model]
+
+    def _document(self, since: str, rows: Sequence[tuple[Place, Tally, int]]) -> CoverageDocument:
         models: dict[str, dict[str, Served]] = {}
         unlisted = 0
         for place, tally, count in rows:
@@ -216,9 +244,12 @@ class Counting:
         until = self._now().isoformat(timespec="seconds")
         return CoverageDocument(since=since or until, until=until, models=models, unlisted=unlisted)
 
-    def _file(self) -> Path:
+    def _file(self, model: str) -> Path:
         import torch
 
+        beside = self._beside.get(model)
+        if beside is not None and envs.TUNEBOOK_COVERAGE_FILE.get() is None:
+            return beside
         threads = torch.get_num_threads()
         if threads not in self._environments:
             self._environments[threads] = device_of("cpu").environment()

@@ -54,7 +54,9 @@ class Coverage:
         problem = self._problem_of(args)
         if problem is None:
             return COUNTING.tally(None, None)
-        outcome = "bucket" if lent else "default" if tactic is None else COUNTING.outcome(problem, tactic)
+        outcome = (
+            "bucket" if lent else "default" if tactic is None else COUNTING.outcome(self._scope.name, problem, tactic)
+        )
         step = _step_of(args[self._lead or 0]) if self._steps else None
         return COUNTING.tally(Place(self._scope.name, problem.key, outcome), step)
 

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from tunebook.dispatch._counting import COUNTING
 from tunebook.records import Problem, Tactic
 
 if TYPE_CHECKING:
@@ -87,7 +86,6 @@ class Scope:
     def switch(self, tuned: bool) -> None:
         """Serve the tuned tactics, or the defaults."""
         with self.lock:
-            COUNTING.switched(self.name)
             self._tuned = tuned
             for binding in self.bindings:
                 binding.switch()

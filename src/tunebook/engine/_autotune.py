@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tunebook.devices import Device, device_of
-from tunebook.dispatch import BINDINGS, FREE, OPS, Scope, collecting, is_released, snapshot, tensor_bytes
+from tunebook.dispatch import BINDINGS, COUNTING, FREE, OPS, Scope, collecting, is_released, snapshot, tensor_bytes
 from tunebook.engine._resume import refuse_other
 from tunebook.engine._threads import set_threads
 from tunebook.envs import envs
@@ -107,6 +107,7 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
         set_threads(None)
         device = device_of("cpu")
         self.session = self._resumed(device) if self.resume is not None else self._session(device)
+        COUNTING.beside(FREE.name, self.session.location)
         self.session.announce()
         if self.group is not None:
             self.session.join(self.group, {"budget_s": self.session.settings.budget_s, "isolate": self.isolate.value})

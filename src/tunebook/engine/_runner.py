@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunebook.devices import Device, device_of
-from tunebook.dispatch import Scope
+from tunebook.dispatch import COUNTING, Scope
 from tunebook.engine._attach import ATTACHABLE, attach
 from tunebook.engine._generate import encode, stream
 from tunebook.engine._mix import record_mix
@@ -209,6 +209,7 @@ class ModelRunner:
                 settings=settings_of(self, budget_s, wanted, terms, files),
             )
         self._asked = cache, selection or Selection(), terms
+        COUNTING.beside(self.scope.name, session.location)
         session.announce()
         if group is not None:
             session.join(group, options_of(self, terms, wanted, budget_s, session.isolate.value))
@@ -226,7 +227,8 @@ class ModelRunner:
                 needed, report.why = session.ranks.any_of(needed, report.why)
             logger.info("autotune of %s: %s", self.name, report.why)
             if needed:
-                tune_model(self, session, total, wanted, terms, report, progress)
+                with COUNTING.paused(self.scope.name):
+                    tune_model(self, session, total, wanted, terms, report, progress)
             else:
                 start_from(alike_, session, terms, report, progress)
                 report.seconds["start"] = spent() - report.seconds["prepare"]
@@ -246,7 +248,9 @@ class ModelRunner:
         """
         asked, selection, terms = self._asked or (None, Selection(), terms_of(self, None, None, False, None))
         policy = ResolvedPolicy(policy=Policy.REPLAY, why="reload", overruled=())
-        return reload(self, self._session(cache if cache is not None else asked, policy, selection=selection), terms)
+        session = self._session(cache if cache is not None else asked, policy, selection=selection)
+        COUNTING.beside(self.scope.name, session.location)
+        return reload(self, session, terms)
 
     def record_mix(self, path: str | Path) -> AbstractContextManager[None]:
         """Count the calls of the block by problem and add them to a file, which `autotune(mix=…)` takes."""

@@ -44,7 +44,13 @@ def coverage_path(environment: Environment) -> Path:
     named = envs.TUNEBOOK_COVERAGE_FILE.get()
     if named is not None:
         return named_file(named)
-    return Location.of(environment).cache.with_name(COVERAGE_NAME)
+    return coverage_beside(Location.of(environment))
+
+
+def coverage_beside(location: Location) -> Path:
+    """Where the calls that a cache serves are counted: beside it, under a name that tells which of several it is of."""
+    name = COVERAGE_NAME if location.stem == "winners" else f"{location.stem}.{COVERAGE_NAME}"
+    return location.cache.with_name(name)
 
 
 def named_file(path: Path) -> Path:
