@@ -110,10 +110,14 @@ def first(
     cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any], str]:
     """One tuning that many tests look at: its cache directory, its document, and what it logged."""
-    home = tmp_path_factory.mktemp("tuned") / "home"
     phases = ("--decode", "1", "--prefill", "2", "--budget", "4")
-    done = cli(home, "tune", "tiny-moe", *phases, "--note", "the first", "--json")
-    return home, json.loads(done.stdout), done.stderr
+    for _ in range(3):  # on a machine that is too busy the comparison on the whole model may not fit the budget
+        home = tmp_path_factory.mktemp("tuned") / "home"
+        done = cli(home, "tune", "tiny-moe", *phases, "--note", "the first", "--json")
+        document = json.loads(done.stdout)
+        if document["plan"]["verified"]:
+            break
+    return home, document, done.stderr
 
 
 @pytest.fixture
