@@ -17,10 +17,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 # -qq: errors only. pip's own variables (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, …) apply as always.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt
 
-.PHONY: help setup run test faults check bench format docs clean distclean
+.PHONY: help setup run test faults check bench gpu-check format docs clean distclean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP)  ## make .venv with the pinned torch, tunebook and all tools
 	@echo "set-up: $(VENV) is ready"
@@ -76,6 +76,17 @@ bench: $(STAMP)  ## run every benchmark, quickly (ARGS replaces --quick)
 	@set -e; for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do \
 	  echo "== $$script"; $(BIN)/python "$$script" $(or $(ARGS),--quick); \
 	done
+
+gpu-check:  ## on a machine with an NVIDIA GPU: the tests that need one, then every benchmark, quickly
+	@if ! nvidia-smi -L >/dev/null 2>&1; then \
+	  echo "error: no NVIDIA GPU here (nvidia-smi -L lists none); run this on a machine with one and its driver" >&2; exit 1; \
+	fi
+	@$(MAKE) --no-print-directory setup
+	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else \
+	  f"error: torch {torch.__version__} in $(VENV) cannot use this GPU; install a build of it for the CUDA of the driver")'
+	@nvidia-smi -L
+	@$(BIN)/python -m pytest -m cuda tests $(ARGS)
+	@$(MAKE) --no-print-directory bench ARGS=
 
 format: $(STAMP)  ## format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix

@@ -39,7 +39,12 @@ def formats() -> str:
     columns = ("`--to`", "what it is", "read and written", "what is lost", "merge")
     rows: list[tuple[str, ...]] = [columns, ("---",) * len(columns)]
     for one in FORMATS:
-        told = [one.title, one.fidelity, "; ".join(map(str, one.lost)) or "nothing", "yes" if isinstance(one, Merges) else "no"]
+        told = [
+            one.title,
+            one.fidelity,
+            "; ".join(map(str, one.lost)) or "nothing",
+            "yes" if isinstance(one, Merges) else "no",
+        ]
         rows.append((f"`{one.name}`", *(text.replace("|", "\\|").replace("*", "\\*") for text in told)))
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     page, begin, end = ROOT / "docs" / "formats.md", "<!-- formats -->\n", "<!-- /formats -->"

@@ -14,6 +14,7 @@ import json
 import os
 import pty
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -57,6 +58,7 @@ class Stage:
             env=environment,
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
+            start_new_session=True,  # so that it can be ended with a command that hangs
         )
         theirs.close()
 
@@ -68,9 +70,15 @@ class Stage:
         streams: Streams = "pipes",
         columns: int = 60,
         encoding: str = "utf-8",
+        typed: bytes = b"",
     ) -> Ended:
-        """Run ``tunebook`` with these arguments. `streams` "closed": nobody reads standard output."""
+        """Run ``tunebook`` with these arguments. `streams` "closed": nobody reads standard output.
+
+        `typed` is what somebody types on the terminal.
+        """
         given, reading = _opened(streams, columns)
+        if typed:
+            os.write(reading[0], typed)
         request = {
             "arguments": [str(argument) for argument in arguments],
             "environment": dict(environment),
@@ -108,7 +116,8 @@ class Stage:
 
     def close(self) -> None:
         self._line.close()
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
@@ -157,9 +166,9 @@ def _become(request: dict[str, object], descriptors: Sequence[int]) -> None:
     os.environ.update(request["environment"])  # type: ignore[call-overload]
     os.chdir(str(request["directory"]))
     encoding = str(request["encoding"])
-    sys.stdin = sys.__stdin__ = _stream(0, "r", encoding, "strict")  # type: ignore[misc]
-    sys.stdout = sys.__stdout__ = _stream(1, "w", encoding, "strict")  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _stream(2, "w", encoding, "backslashreplace")  # type: ignore[misc]
+    sys.stdin = sys.__stdin__ = _stream(0, "r", encoding, "strict")  # type: ignore[misc, assignment]
+    sys.stdout = sys.__stdout__ = _stream(1, "w", encoding, "strict")  # type: ignore[misc, assignment]
+    sys.stderr = sys.__stderr__ = _stream(2, "w", encoding, "backslashreplace")  # type: ignore[misc, assignment]
     sys.argv = ["tunebook", *request["arguments"]]  # type: ignore[misc]
 
 

@@ -187,8 +187,8 @@ def known_variables() -> set[str]:
 def test_variables_and_targets_exist(page: Path) -> None:
     text = "\n".join([prose(page), *blocks(page, "sh"), *blocks(page, "python")])  # what is printed may name others
     assert set(re.findall(r"\bTUNEBOOK_[A-Z]\w*|\b\w+_AUTOTUNE_CACHE\b", text)) <= known_variables()
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"(?:`|^    )make ([a-z]+)", text, re.MULTILINE)) <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= targets
 
 
 @pytest.mark.parametrize("page", [README, CHINESE], ids=name_of)

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -36,8 +37,10 @@ RUN_ELSEWHERE = {"examples/own_op.py"}
 #: Exit codes that are no failure, where not 0 alone.
 FINE = {"diff": {0, 1}}
 SIZES = ("--decode", "1", "--prefill", "2")
-#: Seconds of a tuning.
+#: Seconds of a tuning: enough for the few tactics that are left to settle something, also on a machine that is busy.
 BUDGET = "2"
+#: The runners of the files that are given by --with.
+OWN = {"my_kernels.py": "two_halves", "examples/my_linear.py": "my_linear"}
 _RUN_FILE = re.compile(r"(?:.*/)?runs/\w+\.\d{8}_\d{6}(?:-\d+)?\.jsonl")
 MODELS = {*models.names(), "PATH"}
 
@@ -56,7 +59,7 @@ def home(
     """The cache directory of two finished tunings, for each page a copy."""
     folder = tmp_path_factory.mktemp("documented")
     for more in ((), ("--fresh",)):
-        arguments = ("tune", "tiny-moe", *SIZES, "--budget", "3", *more)
+        arguments = ("tune", "tiny-moe", *SIZES, "--budget", BUDGET, "--only-runner", "torch", *more)
         environment = cli_environment(folder / "home")
         assert stage.run(*arguments, environment=environment, directory=folder).code == 0
     return folder / "home"
@@ -79,6 +82,8 @@ def small(command: Command, checkpoint: Path, key: str) -> list[str]:
     if name == "repro":
         problem, *others = rest
         whole = problem.count("|") >= 3  # such a key says itself what is to be made; a part of one is looked up
+        if "--seconds" in others:
+            others[others.index("--seconds") + 1] = "0.2"
         timed = [] if {"--calls", "--seconds"} & set(others) else ["--calls", "5"]
         return [name, problem if whole else key, *others, *timed]
     if name == "generate":
@@ -93,6 +98,10 @@ def small(command: Command, checkpoint: Path, key: str) -> list[str]:
             small += [option, value]
     if name == "tune" and "tiny-moe" not in small:
         small.insert(0, "tiny-moe")
+    if name == "tune" and not {"--only-runner", "--batch-invariant"} & set(small):
+        small += [] if {"--op", "--skip-op"} & set(small) else ["--op", "experts"]
+        for runner in ("torch", *(OWN[word] for word in small if word in OWN)):
+            small += ["--only-runner", runner]
     return [name, *small]
 
 
@@ -144,7 +153,10 @@ def test_every_command_of_a_page_runs(
         assert command.program == "tunebook", f"{command}: run it here, or name its program in OTHERS"
         variables = dict(text.split("=", 1) for text in command.variables)
         environment = cli_environment(mine, **variables)
-        ended = stage.run(*small(command, checkpoint, key), environment=environment, directory=directory)
+        options: dict[str, Any] = {"environment": environment, "directory": directory}
+        if "--wait" in command.arguments:  # for Enter, which somebody presses
+            options |= {"streams": "terminal", "typed": b"\n"}
+        ended = stage.run(*small(command, checkpoint, key), **options)
         output = f"{command}\n{ended.out.decode()}\n{ended.err.decode()}"
         assert ended.code in FINE.get(command.arguments[0], {0}), output
-        assert b"Traceback" not in ended.err, output
+        assert b"Traceback" not in ended.out + ended.err, output

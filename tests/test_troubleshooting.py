@@ -85,8 +85,8 @@ def another_machine(case: Case) -> str:
 
 
 def tunes_again(case: Case) -> str:
-    off = {"TUNEBOOK_AUTOTUNE_CACHE": "0"}
-    return case.said("doctor", **off) + case.said("tune", "tiny-moe", *NARROW, "--budget", "1", **off)
+    looked = case.said("doctor", TUNEBOOK_AUTOTUNE_CACHE="0")
+    return looked + case.said("tune", "tiny-moe", *NARROW, "--budget", "1", TUNEBOOK_AUTOTUNE_CACHE="0")
 
 
 def not_active(case: Case) -> str:

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from tests.stage import Ended, Stage  # noqa: E402 - found from the root
+from tests.stage import Ended, Stage, Streams  # noqa: E402 - found from the root
 
 GROUP: Any = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.commands)
@@ -163,7 +163,7 @@ def typed(
 ) -> Callable[..., Ended]:
     """``typed(name, streams, *more, …)``: what becomes of the example of a command, in a place as new."""
 
-    def run(name: str, streams: str, *more: str, given: dict[str, str] | None = None, **options: Any) -> Ended:
+    def run(name: str, streams: Streams, *more: str, given: dict[str, str] | None = None, **options: Any) -> Ended:
         assert name in EXAMPLES, f"tests/e2e/test_every_command.py: EXAMPLES needs a line for `tunebook {name}`"
         place = make_place()
         environment = variables(place.home, **(given or {"LANG": "zh_CN.UTF-8", "TERM": "xterm-256color"}))

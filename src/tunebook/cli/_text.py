@@ -28,7 +28,8 @@ def markdown(text: object) -> str:
 def encodable(text: str, *, error: bool = False) -> str:
     """The text as standard output, or standard error, can show it, so that it is as wide as it is counted."""
     stream = sys.stderr if error else sys.stdout
-    encoding = getattr(stream, "rich_proxied_file", stream).encoding or "utf-8"  # the file below a bar that is being drawn
+    below = getattr(stream, "rich_proxied_file", stream)  # while a bar is drawn, the stream is one of rich's
+    encoding = below.encoding or "utf-8"
     return text if is_unicode(encoding) else text.encode(encoding, _ERRORS).decode(encoding)
 
 

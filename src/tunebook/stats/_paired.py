@@ -39,7 +39,8 @@ def median_interval(values: Sequence[float] | Matrix, confidence: float = 0.95) 
 def order_interval(count: int, confidence: float = 0.95) -> tuple[int, float]:
     """Of `count` values, the k of `median_interval`, and the probability with which that interval covers the median."""
     tail, k, below = (1 - confidence) / 2, 0, 0.0
-    ways, all_ways = 1, 2**count  # whole numbers: as floats they would be beyond all bounds from some thousand values on
+    # Whole numbers: as floats they would be beyond all bounds from some thousand values on.
+    ways, all_ways = 1, 2**count
     while k < count // 2:
         more = below + ways / all_ways
         if more > tail:

@@ -1,0 +1,283 @@
+"""A session: one engine start. Its blocks collect, serve what is known, race the rest, install and publish; one run file."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import random
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tunebook.devices import device_of
+from tunebook.envs import envs
+from tunebook.errors import UsageError
+from tunebook.integrations.flashinfer._install import Line, export, install
+from tunebook.integrations.flashinfer._package import Package, package
+from tunebook.integrations.flashinfer._problems import Found, Problems, collecting
+from tunebook.integrations.flashinfer._race import race_problem
+from tunebook.integrations.flashinfer._verdict import may_serve, verdict_of
+from tunebook.measure import THOROUGH, USUAL, Budget, allowance
+from tunebook.records import Settings, Verdict
+from tunebook.store import CacheContents, Location, Policy, publish, read_cache, resolve_policy
+from tunebook.tuner import Outcome
+from tunebook.tuner._outcome import log_policy
+from tunebook.tuner._run_record import RunRecord
+
+logger = logging.getLogger("tunebook.flashinfer")
+
+
+class Session:
+    """FlashInfer's problems under tunebook, over any number of blocks: an engine's start may enter several.
+
+    Arguments as of `autotune`. `outcome` tells what was done so far, `run` names the run file once there is one. `close`
+    ends the run file; what was tuned is published at the end of each block.
+    """
+
+    def __init__(
+        self,
+        tune_mode: bool = True,
+        cache: str | Path | None = None,
+        *,
+        policy: Policy | str | None = None,
+        budget_s: float | None = None,
+        flashinfer_cache: str | Path | None = None,
+        unchecked_ops: Collection[str] = (),
+        thorough: bool = False,
+        seed: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        if budget_s is not None and not budget_s > 0:
+            raise UsageError(f"budget_s={budget_s} is not a positive number of seconds")
+        envs.check()
+        resolved = resolve_policy(tune_mode, policy)
+        self.package: Package = package()
+        if self.package.module.get_autotune_process_group() is not None:
+            raise UsageError(
+                "FlashInfer's set_autotune_process_group(…) is in force: tunebook's races are not in step over its ranks; "
+                "set it to None, or tune with flashinfer.autotune"
+            )
+        self.policy = resolved.policy
+        self.outcome = Outcome()
+        self.flashinfer_cache = None if flashinfer_cache is None else Path(flashinfer_cache).expanduser().absolute()
+        self._device = device_of(device or _current_device())
+        environment = self._device.environment()
+        self.environment = msgspec.structs.replace(environment, soft={**environment.soft, **self.package.facts})
+        self.location = Location.of(self.environment, cache)
+        self._unchecked = frozenset(unchecked_ops)
+        self._effort = THOROUGH if thorough else USUAL
+        self._rng = random.Random(seed)
+        budget_s = budget_s if budget_s is not None else envs.TUNEBOOK_BUDGET_S.get()
+        self._budget_s = math.inf if budget_s is None else float(budget_s)
+        self._known: CacheContents | None = None
+        if self.policy is not Policy.FRESH:
+            self._known = read_cache(self.location.cache, self.environment)
+            self.outcome.misses += [str(miss) for miss in self._known.misses if miss.kind != "absent"]
+        self._record = RunRecord(
+            self.location,
+            self.environment,
+            self.policy,
+            Settings(cache=str(self.location.cache), budget_s=budget_s, seed=seed, thorough=thorough),
+            lambda key, rejected: self.outcome.refused.append((key, rejected)),
+            None,
+            datetime.now,
+            model="",
+            fingerprint="",
+            note=f"FlashInfer {self.package.version}",
+        )
+        self._lines: dict[str, Line] = {}
+        self._problems = Problems(self.package)
+        self._settled: set[str] = set()
+        self._looked_up: set[str] = set()
+        self._silent: set[str] = set()
+        log_policy(resolved, self.location)
+
+    @property
+    def run(self) -> str | None:
+        """The run file, once something was tuned."""
+        return self._record.path
+
+    @contextmanager
+    def autotune(self, **flashinfer: Any) -> Iterator[Session]:
+        """A block: what is known serves in it, and on leaving it the rest is tuned, unless the block raises.
+
+        `flashinfer` are further arguments of ``flashinfer.autotune``: tuning_buckets, round_up, skip_ops and, with 0.7,
+        cuda_graph_profile_replays. None is as good as not given. Raises UsageError for one that the installed one has not.
+        """
+        takes = inspect.signature(self.package.module.autotune).parameters
+        given = {name: value for name, value in flashinfer.items() if value is not None}
+        for name in given:
+            if name not in takes:
+                raise UsageError(
+                    f"{name}={given[name]!r}: FlashInfer {self.package.version} has no such argument; leave it out"
+                )
+        self._problems = Problems(self.package)
+        self._looked_up.clear()
+        try:
+            with self.package.module.autotune(False, **given), collecting(self.package, self._note):
+                yield self
+            self._tune()
+        finally:
+            self._problems = Problems(self.package)  # which lets go of the caller's tensors
+
+    def close(self) -> None:
+        """End the run file, if there is one."""
+        if not self._record.ended:
+            outcome = self.outcome
+            path = str(self.location.cache) if outcome.published else ""
+            self._record.finish(outcome.seconds, len(outcome.fresh), outcome.left_out, path)
+
+    def _note(
+        self, op: str, runners: Sequence[Any], config: Any, inputs: Sequence[Any], kwargs: dict[str, Any]
+    ) -> None:
+        try:
+            new = self._problems.note(op, runners, config, inputs, kwargs)
+        except Exception as error:  # noqa: BLE001 - functions of the op; a call must not fail for being looked at
+            if op not in self._silent:
+                self._silent.add(op)
+                self._miss(f"{op}: its calls cannot be collected: {type(error).__name__}: {error}")
+            return
+        if not _is_capturing():
+            for one in new:
+                self._look_up(one)
+
+    def _look_up(self, one: Found) -> None:
+        """Install what is known of a problem, and see whether that settles it."""
+        self._looked_up.add(one.key)
+        mine = self.outcome.verdicts.get(one.key)
+        known = mine or (self._known.verdicts.get(one.key) if self._known is not None else None)
+        if known is None:
+            return
+        serving = may_serve(self.package, one, known)
+        stale = self._stale(one, known)
+        for reason in (*serving.why, *([stale] if stale else [])):
+            self._miss(f"{one.key}: {reason}")
+        if serving.member is None:
+            return
+        self._install(one, *serving.member)
+        if serving.sound and not stale:
+            self._settled.add(one.key)
+            if mine is None:
+                self.outcome.cached += 1
+                self.outcome.verdicts[one.key] = known
+        else:
+            self._settled.discard(one.key)
+
+    def _stale(self, one: Found, known: Verdict) -> str:
+        """Why a kept verdict is to be reached again, though its winner may serve; empty where it is not."""
+        stamp = self.package.stamp
+        for name in one.names:
+            offered = known.offered.get(name)
+            if offered is None:
+                return f"{name} is new"
+            if offered.version != stamp:
+                return f"{name} was tuned with FlashInfer {offered.version}, this is {stamp}"
+        return ""
+
+    def _tune(self) -> None:
+        found = self._problems.found
+        self.outcome.seen += len(found)
+        for one in found.values():
+            if one.key not in self._looked_up:
+                self._look_up(one)
+        if self.policy is Policy.REPLAY:
+            return
+        hidden = self._problems.overshadowed()
+        for key, other in hidden.items():
+            self._miss(f"{key}: not tuned: FlashInfer serves one entry for it and for {other}")
+        todo = [one for one in found.values() if one.key not in self._settled and one.key not in hidden]
+        todo.sort(key=lambda one: (-one.weight, one.key))
+        started = self._device.clock()
+        total = Budget(max(0.0, self._budget_s - self.outcome.seconds), self._device)
+        weights = [one.weight for one in todo]
+        fresh: dict[str, Verdict] = {}
+        try:
+            for place, one in enumerate(todo):
+                verdict = None if total.over() else self._race(one, allowance(total.left(), weights, place))
+                if verdict is None or not verdict.rounds:
+                    self.outcome.left_out += 1
+                    self._miss(f"{one.key}: {verdict.note if verdict else 'left out: the budget was spent'}")
+                else:
+                    fresh[one.key] = verdict
+        finally:
+            self.outcome.seconds += self._device.clock() - started
+            self._publish(fresh)
+
+    def _race(self, one: Found, seconds: float) -> Verdict:
+        import torch
+
+        writer = self._record.writer()
+        run = writer.path.name if writer.path else ""
+        kept = self._known.verdicts.get(one.key) if self._known is not None else None
+        budget = Budget(seconds, self._device)
+        with self.package.tuner._lock, torch.no_grad():
+            raced = race_problem(
+                self.package,
+                one,
+                self._device,
+                self._rng,
+                lambda offered: self._record.journal.begin(one.key, offered, (), None),
+                budget,
+                self._effort,
+                checked=one.op not in self._unchecked,
+            )
+            cut = raced.result is not None and raced.result.stopped == "time"
+            verdict = verdict_of(self.package, one, raced, kept.winner if kept is not None else None, run, cut)
+            writer.verdict(verdict)
+            if raced.result is None:
+                return verdict
+            winner = raced.entrants[verdict.winner]
+            self._install(one, winner.place, winner.value)
+        self.outcome.verdicts[one.key] = verdict
+        self.outcome.fresh.append(one.key)
+        self._settled.add(one.key)
+        logger.info("%s: %s (%s, %.2fx the default)", one.key, verdict.winner, verdict.status, verdict.speedup)
+        return verdict
+
+    def _install(self, one: Found, place: int, tactic: Any) -> None:
+        line = install(self.package, one, place, tactic)
+        if line is not None:
+            self._lines[one.key] = line
+        else:
+            self._lines.pop(one.key, None)
+            self._miss(
+                f"{one.key}: the winner is not in files of FlashInfer's: they know the first {one.names[0]} alone"
+            )
+
+    def _publish(self, fresh: dict[str, Verdict]) -> None:
+        if fresh and self.policy is Policy.REUSE:
+            published = publish(self.location, self.environment, fresh, {})
+            if published.note:
+                logger.warning("%s", published.note)
+            if published.problem:
+                self.outcome.not_published = published.problem
+                logger.warning("the cache was not written: %s", published.problem)
+            self.outcome.published |= published.written or not published.problem
+        if self.flashinfer_cache is not None and self._lines:
+            problem = export(self.package, self.flashinfer_cache, self._lines.values())
+            if problem is not None:
+                self.outcome.not_published = problem
+                logger.warning("%s", problem)
+
+    def _miss(self, text: str) -> None:
+        if text not in self.outcome.misses:
+            self.outcome.misses.append(text)
+            logger.info("cache miss: %s", text)
+
+
+def _current_device() -> str:
+    import torch
+
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+
+
+def _is_capturing() -> bool:
+    """Whether a CUDA graph is being recorded: nothing may be allocated then."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
