@@ -4,7 +4,7 @@ from typing import Any
 
 from tunebook.devices._base import Device
 from tunebook.devices._cpu import CpuDevice
-from tunebook.devices._cuda import CudaDevice
+from tunebook.devices._cuda import CudaDevice, DeviceLostError, sticky
 from tunebook.devices._flush import Flush
 from tunebook.devices._heap import give_back
 from tunebook.devices._isa import cache_sizes, cpu_isa, cpu_model, usable_cores
@@ -25,11 +25,13 @@ __all__ = [
     "CpuDevice",
     "CudaDevice",
     "Device",
+    "DeviceLostError",
     "Flush",
     "cache_sizes",
     "cpu_isa",
     "cpu_model",
     "device_of",
     "give_back",
+    "sticky",
     "usable_cores",
 ]

@@ -37,6 +37,7 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
 
     resume:     the run file of a block that was interrupted: it goes on in that file, as it was asked for. What the file holds
                 of the problems that this block meets is not measured again.
+    device:     where the calls in the block run, "cpu" or as torch calls it ("cuda:0"); calls on another one are not tuned.
     group:      a process group of torch.distributed: all its ranks enter the block, share the work, and hold the same result;
                 one of them keeps the files. See docs/ranks.md.
 
@@ -69,6 +70,7 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
         isolate: Isolate | str | None = None,
         resume: str | Path | None = None,
         group: object = None,
+        device: Device | str = "cpu",
     ) -> None:
         if resume is not None and group is not None:
             raise UsageError(f"resume={resume} with group=…: a run goes on in one process; leave one of the two out")
@@ -82,6 +84,7 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
         self.outcome: Outcome | None = None
         self.run: str | None = None
         self.isolate = Isolate.of(isolate)
+        self.device = device_of(device) if isinstance(device, str) else device
         self.resume = resume
         self.group = group
         self._progress = progress
@@ -94,6 +97,7 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
             narrowed,
             isolate is not None,
             group is not None,
+            device != "cpu",
         )
         self._stack = ExitStack()
         self._outer: autotune | None = None
@@ -105,7 +109,7 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
             return self
         self.selection.check(dict(OPS))
         set_threads(None)
-        device = device_of("cpu")
+        device = self.device
         self.session = self._resumed(device) if self.resume is not None else self._session(device)
         COUNTING.beside(FREE.name, self.session.location)
         self.session.announce()
@@ -201,9 +205,25 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
         self.outcome = Outcome(seen=len(found), cached=len(found), misses=misses, members=found)
 
     def _join(self, outer: autotune) -> None:
-        mine = (self.policy.policy, self.cache, self.budget_s, self.selection, self.isolate, self.group)
-        theirs = (outer.policy.policy, outer.cache, outer.budget_s, outer.selection, outer.isolate, outer.group)
-        names = ("policy", "cache", "budget_s", "selection", "isolate", "group")
+        mine = (
+            self.policy.policy,
+            self.cache,
+            self.budget_s,
+            self.selection,
+            self.isolate,
+            self.group,
+            self.device.name,
+        )
+        theirs = (
+            outer.policy.policy,
+            outer.cache,
+            outer.budget_s,
+            outer.selection,
+            outer.isolate,
+            outer.group,
+            outer.device.name,
+        )
+        names = ("policy", "cache", "budget_s", "selection", "isolate", "group", "device")
         for name, explicit, one, other in zip(names, self._explicit, mine, theirs, strict=True):
             if explicit and one != other:
                 raise UsageError(f"autotune inside autotune: {name}={one} differs from the outer block's {other}")

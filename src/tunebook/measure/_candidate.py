@@ -9,6 +9,10 @@ from typing import Any, Protocol
 MAX_FLUSHES = 8
 
 
+#: Seconds that a device takes for calls, one after the other, and not for what is called before them.
+Timed = Callable[[Sequence[Callable[[], Any]], Callable[[], Any] | None], float]
+
+
 class Clock(Protocol):
     """A device's clock: seconds, and waiting for what was started."""
 
@@ -41,14 +45,19 @@ def sample(candidate: Candidate, clock: Clock, inner: int, offset: int) -> float
 
     Without a flush all calls are timed at once. With one they are timed turn by turn: in a turn each replica is called at
     most once, so that each meets cold weights, and the flush before it is not timed. The result is the mean over all calls.
+    A candidate that has `timed` is timed by that, as a device's own events do it.
     """
     calls = candidate.calls
     count = len(calls)
+    timed: Timed | None = getattr(candidate, "timed", None)
     order = [calls[(offset + i) % count] for i in range(inner)]
     flush = candidate.flush
     turn = inner if flush is None else count
     seconds = 0.0
     for first in range(0, inner, turn):
+        if timed is not None:
+            seconds += timed(order[first : first + turn], flush)
+            continue
         if flush is not None:
             flush()
         clock.synchronize()

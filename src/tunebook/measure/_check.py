@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tunebook.devices import sticky
 from tunebook.measure._candidate import Clock
 from tunebook.records import Reason
 
@@ -148,7 +149,10 @@ def _ratio(seconds: float, case: Case) -> float:
 
 
 def failure(error: Exception, where: str) -> Finding:
-    """What an exception of a tactic says: out of memory (PyTorch raises RuntimeError for that on the CPU), or a failure."""
+    """What an exception of a tactic says: out of memory (PyTorch raises RuntimeError for that on the CPU), a device that is
+    spoilt for the process, which is a crash, or a failure."""
+    if (words := sticky(error)) is not None:
+        return Finding("crash", f"{where}: {words}", harm=True)
     lines = str(error).strip().splitlines()
     memory = isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
     text = lines[0] if lines else "out of memory" if memory else "no message"

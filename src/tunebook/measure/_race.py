@@ -73,7 +73,7 @@ def race(
 
     Ends when one is left, when the leader is shown to be the choice, when choosing now is expected to cost at most
     `accepted_loss`, after `max_rounds`, or after the first two rounds as soon as `stop()` says so. A tactic that raises
-    leaves with its `failed` finding; what the default raises is the caller's.
+    leaves with its `failed` finding; what the default raises is the caller's, and so is an error that spoilt the device.
 
     With `earlier`, that race goes on: its samples and rounds count (in `max_rounds` too), and who was eliminated or failed
     stays out and is not called. Candidates of all its entries' names are given, and no others: else ValueError. Its last
@@ -103,6 +103,8 @@ def race(
                 entry.rounds.append(done)
             if watch is not None:
                 watch.turn(entry)
+            if entry.failed is not None:
+                clock.synchronize()  # raises where the failure spoilt the device: those after it are not to blame
         alive = [entry for entry in alive if entry.failed is None] or [by_default]
         done += 1
         if done < 2:

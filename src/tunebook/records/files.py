@@ -165,14 +165,20 @@ class RaceLine(Record, frozen=True, kw_only=True, tag="race"):
 
 
 class SampleLine(Record, frozen=True, kw_only=True, tag="sample"):
-    """One sample of a race, in seconds a call; `tactic` is its place among those of the race, from 0."""
+    """One sample of a race, in seconds a call; `tactic` is its place among those of the race, from 0.
+
+    `mhz`, of the first sample of a round: the clock of a GPU's multiprocessors after it, where the device tells.
+    """
 
     race: int
     round: int
     tactic: int
     seconds: float
+    mhz: int | None = None
 
     def __post_init__(self) -> None:
+        if self.mhz is not None:
+            check_count("a sample's clock in MHz", self.mhz)
         if self.race < 0 or self.round < 0 or self.tactic < 0:
             raise ValueError("a sample's race, round and tactic are not negative")
         if not 0 < self.seconds < math.inf:  # most lines are samples, so a call is made for a wrong one alone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,7 @@ class Collection:
         try:
             description = binding.spec.shape.describe((*args, *binding.constants))
             problem = binding.spec.shape.problem(description, binding.scope.measurement)
+            self._refuse_elsewhere((*args, *binding.constants))
         except (OpError, AttributeError, TypeError, IndexError, ValueError) as error:
             if not self.skipped[str(error)]:
                 logger.warning("a call of op %s is not tuned: %s", binding.spec.name, error)
@@ -104,6 +105,15 @@ class Collection:
             return result
 
         return timed
+
+    def _refuse_elsewhere(self, values: Iterable[Any]) -> None:
+        """Calls on an accelerator return before they have ended: the CPU's clock would tell nothing of them."""
+        if self.device.name == "cpu":
+            for value in values:
+                if hasattr(value, "untyped_storage") and not value.is_cpu:
+                    raise OpError(
+                        f"a tensor is on {value.device}, and the CPU is measured; give autotune(device={str(value.device)!r})"
+                    )
 
     def _family(self, binding: Binding, problem: Problem) -> Family:
         """The family of a problem. Layers that are measured under another policy are another one, whatever their shape."""

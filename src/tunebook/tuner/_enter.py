@@ -113,6 +113,7 @@ class Entrance:
         outcome = self._admit(tactic, lineup, ground)
         if isinstance(outcome, Finding):
             lineup.reject(tactic, outcome)
+            self.device.synchronize()  # raises where the failure spoilt the device: those after it are not to blame
             return
         candidate, passed = outcome
         lineup.admit(candidate, passed)
@@ -162,6 +163,7 @@ class Entrance:
             look = first_look(ground.alone(tactic).calls[0], self.device)
         except Exception as error:  # noqa: BLE001 - a tactic that passed its check and fails now
             lineup.reject(tactic, failure(error, "timed after its check"))
+            self.device.synchronize()
             return
         lineup.look_again(tactic.name, look)
 

@@ -26,7 +26,7 @@ Write = Callable[[RunLine], None]
 class Journal:
     """A session's: `write` appends a line to the run file, `refused` is told of each rejection, by problem.
 
-    Races are numbered on from `races`, which the file may hold already.
+    Races are numbered on from `races`, which the file may hold already. `mhz` tells a device's clock, once a round.
     """
 
     def __init__(
@@ -34,9 +34,11 @@ class Journal:
         write: Write = lambda line: None,
         refused: Callable[[str, Rejected], None] = lambda key, rejected: None,
         races: int = 0,
+        mhz: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._write = write
         self._refused = refused
+        self._mhz = mhz
         self._numbers = itertools.count(races + 1)
 
     def begin(
@@ -45,7 +47,7 @@ class Journal:
         """A problem is begun, on which these tactics race; some are refused unrun. What the file holds is not told again."""
         if known is None or known.offered != offered:
             self._write(ProblemLine(problem=key, offered=offered))
-        journal = ProblemJournal(key, self._write, self._refused, self._numbers)
+        journal = ProblemJournal(key, self._write, self._refused, self._numbers, self._mhz)
         if known is not None:
             journal.know(known)
         for rejected in refused:
@@ -60,7 +62,12 @@ class ProblemJournal:
     """
 
     def __init__(
-        self, key: str, write: Write, refused: Callable[[str, Rejected], None], numbers: Iterator[int]
+        self,
+        key: str,
+        write: Write,
+        refused: Callable[[str, Rejected], None],
+        numbers: Iterator[int],
+        mhz: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.key = key
         self.number = 0
@@ -69,6 +76,7 @@ class ProblemJournal:
         self._write = write
         self._refused = refused
         self._numbers = numbers
+        self._mhz = mhz
         self._places: dict[str, int] = {}
         self._told: set[str] = set()
         self._entries: Sequence[Entry] = ()
@@ -123,6 +131,8 @@ class ProblemJournal:
             self.rejected(rejection(entry.name, entry.failed))
             return
         number = entry.rounds[-1]
+        # Asked for between two samples, so that it takes none of their time.
+        mhz = self._mhz() if number >= self._rounds else None
         self._rounds = max(self._rounds, number + 1)
         self._write(
             SampleLine(
@@ -130,6 +140,7 @@ class ProblemJournal:
                 round=self.began + number,
                 tactic=self._places[entry.name],
                 seconds=entry.samples[-1],
+                mhz=mhz,
             )
         )
 

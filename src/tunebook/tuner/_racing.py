@@ -26,7 +26,7 @@ def race_lineup(
 
     Where a tactic fails on the way, all begins again without it: for it may have driven out others.
     """
-    if not _met(lineup):
+    if not _met(lineup, device):
         earlier = None
     while True:
         bound: dict[str, Candidate] = {candidate.name: candidate for candidate in lineup.contenders}
@@ -57,7 +57,7 @@ def race_lineup(
         earlier = None
 
 
-def _met(lineup: Lineup) -> bool:
+def _met(lineup: Lineup, device: Device) -> bool:
     """Call each tactic once on every layer but the first, which its check met; who fails is rejected, and False tells so.
 
     Where memory allows few layers, on the first as well: its weights may have been prepared again since.
@@ -70,9 +70,11 @@ def _met(lineup: Lineup) -> bool:
         try:
             for call in candidate.calls[first:]:
                 call()
+            device.synchronize()  # else the next one is blamed for what this one does late
         except Exception as error:
             if candidate.tactic == DEFAULT:
                 raise
             lineup.reject(candidate.tactic, failure(error, "before the race"))
             lineup.contenders.remove(candidate)
+            device.synchronize()  # raises where the failure spoilt the device
     return len(lineup.contenders) == count

@@ -38,10 +38,12 @@ class Conditions:
     """How every tactic of a problem is called: what makes its weights cold before a turn, and what records a call as a graph.
 
     None of the two where layers are so many, or so large, that each finds its weights cold anyway; and where calls are eager.
+    `timed` times them where the device's own events do.
     """
 
     flush: Callable[[], None] | None = None
     capture: Callable[[Callable[[], Any]], Callable[[], Any]] | None = None
+    timed: Callable[[Sequence[Callable[[], Any]], Callable[[], Any] | None], float] | None = None
 
 
 #: Called from Python, one after the other, on whatever the rotation left in the caches.
@@ -68,10 +70,13 @@ def conditions(
     Raises UsageError for a policy that the device cannot follow.
     """
     policy = MeasurementPolicy.of(problem.policy, device)
-    capture = device.capture if policy is MeasurementPolicy.CAPTURED else None
+    captured = policy is MeasurementPolicy.CAPTURED
+    capture = device.capture if captured else None
+    # By the device's own events, what launching costs is left out, as in a served graph.
+    timed = getattr(device, "seconds", None) if captured else None
     weights, flush = tensor_bytes([layer.constants for layer in layers]), device.flush()
     if not (weights and flush.bytes) or (weights >= flush.bytes and not narrowed):
-        return Conditions(None, capture)
+        return Conditions(None, capture, timed)
     live = [value for args in inputs for value in args if hasattr(value, "untyped_storage")]
 
     def cold() -> None:
@@ -79,7 +84,7 @@ def conditions(
         for value in live:
             value.clone()
 
-    return Conditions(cold, capture)
+    return Conditions(cold, capture, timed)
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class Contender:
     bytes: int
     calls: tuple[Callable[[], Any], ...]
     flush: Callable[[], None] | None = None
+    timed: Callable[[Sequence[Callable[[], Any]], Callable[[], Any] | None], float] | None = None
 
     @property
     def name(self) -> str:
@@ -122,7 +128,7 @@ def contender(
     runner = layers[0].spec.runner_of(tactic)
     layout = runner.layout_of(tactic) if runner else ""
     held = layers[0].prepared.bytes_of(layout) if layout else 0
-    return Contender(tactic, layout, held, tuple(calls), conditions.flush)
+    return Contender(tactic, layout, held, tuple(calls), conditions.flush, conditions.timed)
 
 
 def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], Any]:

@@ -16,7 +16,7 @@ from tunebook.tuner._resumed import Resumed
 
 
 class RunRecord:
-    """Where a session's lines go; `refused` is told of each rejection as it is written."""
+    """Where a session's lines go; `refused` is told of each rejection as it is written, `mhz` tells the device's clock."""
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class RunRecord:
         model: str,
         fingerprint: str,
         note: str,
+        mhz: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.ended = False
         self._location = location
@@ -40,6 +41,7 @@ class RunRecord:
         self._refused = refused
         self._races = resumed.races if resumed is not None else 0
         self._now = now
+        self._mhz = mhz
         self._model, self._fingerprint, self._note = model, fingerprint, note
         self._id = new_session_id()
         self._journal: Journal | None = None
@@ -69,7 +71,7 @@ class RunRecord:
     def journal(self) -> Journal:
         """What is told of all that is measured."""
         if self._journal is None:
-            self._journal = Journal(self.writer().append, self._refused, self._races)
+            self._journal = Journal(self.writer().append, self._refused, self._races, self._mhz)
         return self._journal
 
     def keep_in(self, writer: RunWriter) -> None:

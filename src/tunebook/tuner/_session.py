@@ -110,6 +110,7 @@ class Session:
             model=model,
             fingerprint=fingerprint,
             note=note,
+            mhz=getattr(self.device, "mhz", lambda: None),
         )
         self._measuring = Measuring(
             self.device, self.rng, self.effort, self.selection, self.isolate, self.record, continuing, self.first_runs

@@ -22,7 +22,7 @@ from tunebook.integrations.flashinfer._package import Package, package
 from tunebook.integrations.flashinfer._problems import Found, Problems, collecting
 from tunebook.integrations.flashinfer._race import race_problem
 from tunebook.integrations.flashinfer._verdict import may_serve, verdict_of
-from tunebook.measure import THOROUGH, USUAL, Budget, allowance
+from tunebook.measure import THOROUGH, Budget, Effort, allowance
 from tunebook.records import Settings, Verdict
 from tunebook.store import CacheContents, Location, Policy, publish, read_cache, resolve_policy
 from tunebook.tuner import Outcome
@@ -30,6 +30,9 @@ from tunebook.tuner._outcome import log_policy
 from tunebook.tuner._run_record import RunRecord
 
 logger = logging.getLogger("tunebook.flashinfer")
+
+#: A sample is a single call here, and at least a millisecond of calls elsewhere: it takes more of them to be as sure.
+SINGLE_CALLS = Effort(max_rounds=60, accepted_loss=0.0025)
 
 
 class Session:
@@ -70,7 +73,7 @@ class Session:
         self.environment = msgspec.structs.replace(environment, soft={**environment.soft, **self.package.facts})
         self.location = Location.of(self.environment, cache)
         self._unchecked = frozenset(unchecked_ops)
-        self._effort = THOROUGH if thorough else USUAL
+        self._effort = THOROUGH if thorough else SINGLE_CALLS
         self._rng = random.Random(seed)
         budget_s = budget_s if budget_s is not None else envs.TUNEBOOK_BUDGET_S.get()
         self._budget_s = math.inf if budget_s is None else float(budget_s)

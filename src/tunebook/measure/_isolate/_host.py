@@ -30,11 +30,14 @@ class Host:
     """Runs jobs in a worker process, which is started when one has to be `ready`.
 
     `server` names what does the jobs there, as ``module:class``; see `Server`. Nothing of it is imported here.
+    Workers are forks of one that has imported everything, where that is safe and `fork` allows it: a device that was used
+    there cannot be used in a fork.
     Not for several threads at once.
     """
 
-    def __init__(self, server: str, *, start_s: float = START_S) -> None:
+    def __init__(self, server: str, *, start_s: float = START_S, fork: bool = True) -> None:
         self._server = server
+        self._fork = fork
         self._start_s = start_s
         self._link: Link | None = None
         self._loads: list[bytes] = []
@@ -169,7 +172,7 @@ class Host:
         if self._link is not None and self._link.running:
             return self._link
         self._abandon()
-        self._link = link = Link(self._server)
+        self._link = link = Link(self._server, fork=self._fork)
         before, self._loads = self._loads, []
         for payload in before:
             self._ask(link, payload)

@@ -38,14 +38,14 @@ class Broken:
 class Link:
     """A supervisor, which is started here, and the worker that it has been asked for, if any."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, *, fork: bool = True) -> None:
         """Raises HostError where no supervisor can be started."""
         if sys.platform == "win32" or not hasattr(socket, "send_fds"):
             raise HostError("this system has no way to pass memory between processes")
         ours, theirs = socket.socketpair()
         log, end = os.pipe()
         os.set_blocking(log, False)
-        told = {"server": server, "fd": theirs.fileno(), "path": sys.path, "argv": sys.argv}
+        told = {"server": server, "fd": theirs.fileno(), "path": sys.path, "argv": sys.argv, "fork": fork}
         try:
             self._process = subprocess.Popen(
                 command(told),

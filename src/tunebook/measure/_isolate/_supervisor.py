@@ -127,7 +127,7 @@ class Supervisor:
     def _start(self, fd: int) -> None:
         """A fork where that is safe: PyTorch's threads do not survive one, so none may have been started here."""
         threads = system.threads()
-        if self._threads is None or threads is None or threads > self._threads:
+        if not self._told["fork"] or self._threads is None or threads is None or threads > self._threads:
             told = {**self._told, "worker": True, "fd": fd, "loads": [payload.decode() for payload in self._loads]}
             self._execed = subprocess.Popen(command(told), pass_fds=(fd,), start_new_session=True)
             self._worker = self._execed.pid

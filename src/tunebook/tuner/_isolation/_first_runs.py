@@ -57,7 +57,7 @@ class FirstRuns:
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
-        self._host = Host(SERVER)
+        self._host = Host(SERVER, fork=self.device.name == "cpu")
         self._sharing = Sharing(self.memory)
         self._imports = Imports(self._host)
         self._off = ""  #: why no worker can be started, and none is tried again
