@@ -121,7 +121,15 @@ def _killed(server: Any, place: Path, policy: str, delay: float) -> bool:
     ended = ours.poll(delay)
     process.kill()
     process.join(DEADLINE_S)
-    return not ended and next((place / "runs").glob("*.jsonl"), None) is not None
+    path = next((place / "runs").glob("*.jsonl"), None)
+    return not ended and path is not None and not _ended(path)
+
+
+def _ended(path: Path) -> bool:
+    """Whether a run has its last line: the kill came in the moment before the process said that it was done."""
+    with suppress(StoreError):  # what cannot be read is counted as such
+        return read_run(path).footer is not None
+    return False
 
 
 def _examine(server: Any, place: Path, policy: str, counted: Counted) -> None:
