@@ -163,6 +163,17 @@ def test_a_pin_is_told_from_a_winner(declare: Any) -> None:
     assert outcomes(key(16)) == {"tuned": 1, "pinned": 1}
 
 
+def test_pins_are_those_beside_the_cache_wherever_calls_are_counted(declare: Any, tmp_path: Path) -> None:
+    pins = file().with_name("pins.toml")
+    pins.parent.mkdir(parents=True)
+    pins.write_text('[pins]\n"demo@x.0≤4" = "fast"\n')
+    with envs.TUNEBOOK_COVERAGE_FILE.override(tmp_path / "elsewhere.json"):
+        demo = declare()
+        demo.serve(4)
+        demo.op(rows(4))
+    assert outcomes(key(4)) == {"pinned": 1}
+
+
 def test_another_buckets_tactic_is_told_from_a_winner() -> None:
     @tb.op("lent", buckets={"x": {0: tb.pow2()}}, constants=("w",))
     def lent(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:

@@ -80,6 +80,13 @@ def test_an_unknown_model_names_the_nearest(tmp_path: Path, cli_inside: Cli, com
     assert str(tmp_path) in line
 
 
+@pytest.mark.parametrize("arguments", [("coverage", "--file"), ("pin", "linear", "default", "--with")])
+def test_the_home_of_nobody(arguments: tuple[str, ...], tmp_path: Path, cli_inside: Cli, complaint: Complaint) -> None:
+    line = complaint(cli_inside(tmp_path / "home", *arguments, "~nosuchuser/x.py", code=1))
+    assert "~nosuchuser/x.py" in line
+    assert "home directory" in line
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -168,6 +168,17 @@ def test_without_a_cache_beside_it_a_run_goes_into_the_one_of_its_environment(bo
     assert json.loads(book("rollback", "--yes", "--json").stdout)["cache"] == str(cache)
 
 
+def test_a_run_goes_into_the_cache_beside_it_whatever_that_is_called(book: Book, complaint: Complaint) -> None:
+    before = book.cache.read_bytes()
+    other = book.cache.rename(book.cache.with_name("own.cache"))
+    assert book.document()["cache"] == str(other)
+    book("rollback", "--cache", other, "--yes")
+    assert other.read_bytes() == before
+    other.with_name("own.html").write_text("a page")
+    line = complaint(book.promote(code=2))
+    assert "which of own.cache, own.html is its cache cannot be told; say --cache" in line
+
+
 def test_latest_is_the_newest_run_beside_the_cache(book: Book) -> None:
     assert json.loads(book("promote", "latest", "--cache", book.cache, "--yes", "--json").stdout)["run"] == str(
         book.run

@@ -59,7 +59,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "repro": ("repro {key} default --calls 4",),
     "rollback": ("promote {older} --yes", "rollback --yes"),
     "show": ("show {run}",),
-    "tune": ("tune tiny-moe --decode 1 --prefill 2",),
+    "tune": ("tune tiny-moe --decode 1 --prefill 2 --replay",),  # measuring anew, it would tell of something else
     "unpin": ("pin linear default", "unpin linear"),
 }
 #: Exit codes other than 0 that are no failure.

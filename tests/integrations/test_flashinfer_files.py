@@ -289,6 +289,36 @@ def test_an_engines_several_blocks_are_one_session_with_one_run(stage: Stage, ca
     assert len(read_cache(cache, session.environment).verdicts) == 2
 
 
+def test_a_block_inside_a_block_of_one_session_loses_nothing_of_the_outer_one(stage: Stage, cache: Path) -> None:
+    stage.start_again()
+    stage.costs = dict(COSTS)
+    session = tb.flashinfer.Session(cache=cache, seed=1)
+    offered = runners(stage)
+    with session.autotune():
+        stage.choose(OP, offered, stage.config((16,)), product_inputs())
+        with session.autotune():
+            stage.choose(OP, offered, stage.config((8,)), product_inputs())
+    assert (session.outcome.seen, len(session.outcome.fresh)) == (2, 2)
+
+
+def test_blocks_that_overlap_leave_flashinfer_as_it_was(stage: Stage, cache: Path) -> None:
+    """As blocks in two threads do: the one that began first ends first."""
+    stage.start_again()
+    stage.costs = dict(COSTS)
+    offered, sessions = runners(stage), []
+    blocks = []
+    for name in ("first", "second"):
+        sessions.append(tb.flashinfer.Session(cache=cache.with_name(f"{name}.json"), seed=1))
+        blocks.append(sessions[-1].autotune())
+        blocks[-1].__enter__()
+    blocks[0].__exit__(None, None, None)
+    stage.choose(OP, offered, stage.config((16,)), product_inputs())
+    blocks[1].__exit__(None, None, None)
+    stage.choose(OP, offered, stage.config((8,)), product_inputs())
+    assert [session.outcome.seen for session in sessions] == [0, 1]
+    assert not sessions[0]._problems.found, "a session that has ended holds nothing"
+
+
 def test_an_interruption_keeps_what_was_tuned(stage: Stage, cache: Path) -> None:
     stage.start_again()
     stage.costs = dict(COSTS)

@@ -13,7 +13,7 @@ import pytest
 
 from tunebook.envs import envs
 from tunebook.errors import EnvironmentVariableError
-from tunebook.records import Environment, Header, Plan, Verdict, VerdictLine
+from tunebook.records import Environment, Header, Member, Offered, Plan, Verdict, VerdictLine
 from tunebook.store import CacheContents, read_cache
 from tunebook.store.bundles import encode_bundle
 from tunebook.store.cache import encode_document
@@ -85,6 +85,27 @@ def test_the_users_own_goes_first_then_the_order_of_the_path(shelf: Shelf, make_
         assert origin_of(shelf.verdict(8), mine, shipped) is None
     with shelf.read(two, one, own=own) as (_, _, both):
         assert both.verdicts[shelf.verdict(2).problem].speedup == 1.3
+
+
+def test_a_shipped_plan_that_rests_on_another_winner_than_the_users_own_serves_nothing(
+    shelf: Shelf, make_plan: Any
+) -> None:
+    mine, theirs = shelf.verdict(1), shelf.verdict(1)
+    theirs = msgspec.structs.replace(
+        theirs,
+        winner="default",
+        frontier=(Member(tactic="default", ratio=1.0, low=1.0, high=1.0),),
+        offered={**theirs.offered, "default": Offered(version="1", space="")},
+    )
+    plan = msgspec.structs.replace(make_plan("a"), tactics={mine.problem: "default"})
+    shipped = shelf.cache("shipped.json", theirs, plans=[plan])
+    for verdict, serves in ((mine, False), (theirs, True), (shelf.verdict(2), True)):
+        own = shelf.cache("own.json", verdict)
+        with shelf.read(shipped, own=own) as (_, _, both):
+            assert dict(both.plans) == ({"a": plan} if serves else {})
+    unmeasured = shelf.cache("own.json", msgspec.structs.replace(mine, rounds=0))
+    with shelf.read(shipped, own=unmeasured) as (_, _, both):
+        assert dict(both.plans) == {"a": plan}
 
 
 def test_what_lies_under_the_users_own_is_not_even_read(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -256,6 +257,46 @@ def test_what_lies_in_shards_is_replaced_as_well_and_does_not_come_back(
     assert book.verdicts == keyed(lesser, make_verdict(2), make_verdict(4))
     book.roll_back()
     assert book.verdicts == keyed(proven, make_verdict(2), make_verdict(4))
+
+
+@pytest.mark.parametrize("by", ["rollback", "another promotion"])
+def test_a_result_that_waits_in_a_shard_is_not_lost_when_it_is_merged(
+    by: str, book: Book, make_verdict: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could not be merged into the cache while that was locked, and gives way to what was promoted when it is."""
+    likely = changed(make_verdict(1), status="likely")
+    book.publish(likely)
+    book.promote(changed(make_verdict(1), speedup=2.0, high=3.0))
+    later = changed(likely, speedup=1.45)
+    with FileLock(f"{book.location.cache}.lock"):
+        published = publish(book.location, book.environment, keyed(later), {}, patience=0.0)
+    assert published.shard is not None
+    if by == "another promotion":
+        book.promote(make_verdict(2))
+        book.roll_back()
+    book.roll_back()
+    assert book.verdicts == keyed(later)
+
+
+def test_an_interruption_after_the_cache_was_replaced_leaves_the_way_back(
+    book: Book, make_verdict: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book.publish(make_verdict(1))
+    before = book.location.cache.read_bytes()
+    real = os.replace
+
+    def interrupted(source: Any, target: Any) -> None:
+        real(source, target)
+        if Path(target) == book.location.cache:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            book.promote(make_verdict(1, speedup=2.0))
+    assert book.verdicts == keyed(make_verdict(1, speedup=2.0))
+    book.roll_back()
+    assert book.location.cache.read_bytes() == before
 
 
 # What is refused, and what fails.

@@ -146,6 +146,53 @@ def test_who_spoils_the_device_is_rejected_and_nobody_else(
     assert any(str(run.name) in note for note in caught.value.__notes__), "how to go on"
 
 
+@pytest.mark.parametrize("fine", [3, 4, 5])
+def test_nobody_is_blamed_for_what_one_does_late_while_many_are_halved(
+    fine: int, op: Op[Any, Any], driver: Driver, device: CudaDevice, tmp_path: Path
+) -> None:
+    calls = iter(range(1000))
+
+    def good(x: Any, w: Any) -> Any:
+        driver.launch(us=100.0)
+        return x * w
+
+    for number in range(40):
+        op.runner(f"innocent{number}", version="1")(good)
+
+    @op.runner("late", version="1")
+    def late(x: Any, w: Any) -> Any:
+        driver.launch("late", us=50.0, illegal=next(calls) >= fine)
+        return x * w
+
+    with pytest.raises(DeviceLostError):
+        tuned(op, device, tmp_path)
+    (run,) = tmp_path.rglob("*.jsonl")
+    rejected = [line["trial"]["tactic"] for line in lines(str(run)) if line["type"] == "trial"]
+    assert rejected == ["late"]
+
+
+def test_winners_of_a_gpu_do_not_serve_the_cpu(op: Op[Any, Any], device: CudaDevice, tmp_path: Path) -> None:
+    scope = Scope("model")
+    bound = op.bind(torch.ones(64), scope=scope)
+    with tb.autotune(cache=tmp_path / "cache.json", device=device):
+        bound.caller()(torch.ones(1, 64))
+    assert (scope.device, len(scope.tactics)) == ("cuda", 1)
+    bound.caller()(torch.ones(1, 64))
+    assert scope.counts["default: not tuned on this device"] == 1
+    scope.move("cpu")
+    assert not scope.tactics
+
+
+def test_calls_on_another_gpu_are_not_tuned(
+    op: Op[Any, Any], device: CudaDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tb.autotune(device=device) as block:
+        op(torch.ones(1, 64, device="meta"), torch.ones(64, device="meta"))
+    assert "a tensor is on meta, and cuda:0 is measured" in caplog.text
+    assert block.outcome is not None
+    assert not block.outcome.verdicts
+
+
 def test_calls_elsewhere_are_not_tuned_on_the_cpu(op: Op[Any, Any], caplog: pytest.LogCaptureFixture) -> None:
     with tb.autotune() as block:
         op(torch.ones(1, 64, device="meta"), torch.ones(64, device="meta"))

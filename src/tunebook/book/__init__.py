@@ -8,7 +8,7 @@ from tunebook.book._new_file import check_new, write_new
 from tunebook.book._offers import Field, Turn
 from tunebook.book._open import CacheBook, RunBook, open_cache, open_run
 from tunebook.book._phases import PhaseChange
-from tunebook.book._place import Place, place_of
+from tunebook.book._place import Place, cache_with, place_of
 from tunebook.book._prune import Pruning, plan_pruning, prune
 from tunebook.book._restarts import FLOOR, LEAST_RESTARTS, Between, Spread, measured, spread_between
 from tunebook.book._source import NAMES, Source, check_names, resolve
@@ -36,6 +36,7 @@ __all__ = [
     "Source",
     "Spread",
     "Turn",
+    "cache_with",
     "check_names",
     "check_new",
     "diff",

@@ -13,7 +13,7 @@ from tunebook.envs import envs
 from tunebook.errors import StoreError
 from tunebook.records import Plan, Problem, Served, Verdict
 from tunebook.records._base import LONGEST_S
-from tunebook.store import CacheContents, read_cache
+from tunebook.store import CacheContents, Location, read_cache
 from tunebook.store.search_path import over_shipped, read_search_path
 
 
@@ -49,7 +49,11 @@ class Known:
         try:
             path = place_of(None if cache is None else Path(cache)).cache
         except StoreError:
-            return cls()
+            if cache is not None or not envs.TUNEBOOK_CACHE_PATH.get():
+                return cls()
+            from tunebook.devices import device_of  # loads torch
+
+            path = Location.of(device_of("cpu").environment()).cache  # nothing of the user's own, and something shipped
         contents = _with_shipped(read_cache(path, None))
         verdicts, plans = dict(contents.verdicts), tuple(contents.plans.values())
         misses = tuple(str(miss) for miss in contents.misses if miss.kind != "absent")

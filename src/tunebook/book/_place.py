@@ -81,6 +81,11 @@ def machine_facts() -> dict[str, str]:
     }
 
 
+def cache_with(threads: int) -> Path:
+    """Where this machine's cache for so many threads lies, or would lie."""
+    return Location.of(Environment(hard={**machine_facts(), "threads": str(threads)})).cache
+
+
 def _place(threads: int) -> Place:
     location = Location.of(Environment(hard={**machine_facts(), "threads": str(threads)}))
     if not location.cache.parent.is_dir():

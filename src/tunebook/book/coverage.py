@@ -156,7 +156,7 @@ def coverage(path: str | Path | None = None, *, cache: str | Path | None = None)
         if not COUNTING.wanted():
             raise UsageError("no calls are counted here: set TUNEBOOK_COVERAGE=1 before a model is attached")
         return _judged("", COUNTING.counts(), Known.of(cache))
-    file = named_file(Path(path).expanduser())
+    file = named_file(Path(path))
     return _judged(str(file), read_coverage(file), Known.of(cache))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tunebook.cli._run import sizes
-from tunebook.cli.coverage import coverage_file
+from tunebook.cli.coverage import cache_of, coverage_file
 from tunebook.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def counted_calls(options: TuneOptions) -> Coverage:
     for option, given in (("--resume", options.resume is not None), ("--replay", options.replay)):
         if given:
             raise UsageError(f"--from-coverage and {option} contradict each other; give one of them")
-    return coverage(coverage_file(None, options.cache, options.threads), cache=options.cache)
+    cache = options.cache if options.cache is not None else cache_of(options.threads)
+    return coverage(coverage_file(None, options.cache, options.threads), cache=cache)
 
 
 def sized(options: TuneOptions, found: Coverage, runner: ModelRunner) -> TuneOptions | None:

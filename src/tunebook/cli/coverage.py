@@ -62,7 +62,7 @@ def coverage(
             return
         given = cache
         if given is None:
-            cache = _cache_of(threads)
+            cache = cache_of(threads)
         try:
             found = read(path, cache=cache)
         except StoreError as error:
@@ -92,20 +92,21 @@ def coverage_file(file: Path | None, cache: Path | None, threads: int | None) ->
 
     named = file if file is not None else envs.TUNEBOOK_COVERAGE_FILE.get()
     if named is not None:
-        return named_file(named.expanduser())
+        return named_file(named)
     if cache is not None:
         return coverage_beside(Location.of(Environment(hard={"device": "any"}), cache))
     return place_of(None, threads).cache.with_name(COVERAGE_NAME)
 
 
-def _cache_of(threads: int | None) -> Path | None:
-    from tunebook.book import place_of
+def cache_of(threads: int | None) -> Path | None:
+    """The cache that is meant, whether it is there or not; None where only torch can tell which that is."""
+    from tunebook.book import cache_with, place_of
     from tunebook.errors import StoreError
 
     try:
         return place_of(None, threads).cache
     except StoreError:  # nothing was tuned: all is served untuned
-        return None
+        return None if threads is None else cache_with(threads)
 
 
 def _with_remedy(error: StoreError, path: Path) -> StoreError:
@@ -238,4 +239,4 @@ def _suggest(found: Coverage, more: Sequence[str]) -> None:
         say("\nall that was called is tuned" + (", though not served so: see docs/coverage.md" if late else ""))
 
 
-__all__ = ["coverage", "coverage_file"]
+__all__ = ["cache_of", "coverage", "coverage_file"]

@@ -95,7 +95,8 @@ class Counting:
         self._due = self._clock() + INTERVAL_S
         self._said = False
         self._paused: set[str] = set()
-        self._beside: dict[str, Path] = {}  #: by model, the file of a cache that the user named
+        self._caches: dict[str, Path] = {}  #: by model, which one serves it
+        self._beside: dict[str, Path] = {}  #: by model, the file beside that
         self._unlock()
 
     def _unlock(self) -> None:
@@ -113,15 +114,13 @@ class Counting:
     def beside(self, model: str, location: Location) -> None:
         """The cache at `location` serves a model from now on."""
         with self._writing, self._lock:
-            if location.explicit:
-                self._beside[model] = coverage_beside(location)
-            else:
-                self._beside.pop(model, None)
+            self._caches[model] = location.cache
+            self._beside[model] = coverage_beside(location)
 
     def outcome(self, model: str, problem: Problem, tactic: Tactic) -> str:
         """What it is called when `tactic`, which is there for the problem's bucket, serves: "pinned" or "tuned"."""
         try:
-            path = pins_path(self._file(model))
+            path = pins_path(self._caches.get(model) or Location.of(self._environment()).cache)
             now = Identity.of(path)
             if self._pins is None or self._pins[:2] != (path, now):
                 self._pins = (path, now, read_pins(path))
@@ -245,15 +244,18 @@ class Counting:
         return CoverageDocument(since=since or until, until=until, models=models, unlisted=unlisted)
 
     def _file(self, model: str) -> Path:
-        import torch
-
         beside = self._beside.get(model)
         if beside is not None and envs.TUNEBOOK_COVERAGE_FILE.get() is None:
             return beside
+        return coverage_path(self._environment())
+
+    def _environment(self) -> Environment:
+        import torch
+
         threads = torch.get_num_threads()
         if threads not in self._environments:
             self._environments[threads] = device_of("cpu").environment()
-        return coverage_path(self._environments[threads])
+        return self._environments[threads]
 
 
 #: What the bindings of this process count in.

@@ -55,6 +55,13 @@ class Scope:
     def remove(self, binding: Binding) -> None:
         self._bindings.discard(binding)
 
+    def move(self, device: str) -> None:
+        """Its tactics are of this kind of device from now on ("cpu", "cuda"); those of another kind are dropped."""
+        with self.lock:
+            if device != self.device:
+                self.device = device
+                self.install({}, replace=True)
+
     def lookup(self, key: str) -> Tactic | None:
         """The tactic for a problem when tuned tactics serve, or None for a problem that nothing is known about."""
         return self._tactics.get(key)

@@ -114,7 +114,7 @@ def attach(
             raise ModelError(f"{type(model).__name__} is attached already (module {name}); detach it first")
     if not found:
         raise ModelError(f"{type(model).__name__} has no module for {', '.join(ops)}: nothing can be attached")
-    scope = Scope(type(model).__name__, measurement=policy.value)
+    scope = Scope(type(model).__name__, device=device, measurement=policy.value)
     owners = _owners(model)
     attached: list[tuple[Any, tuple[Binding, ...]]] = []
     for name, module, kind in found:

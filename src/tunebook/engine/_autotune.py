@@ -149,6 +149,8 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
             self.outcome = self.session.tune(self.collection, left, self._progress)
             ranks, free = self.session.ranks, self.collection.device.free_memory()
             free = free if ranks is None else ranks.least(free)
+            for scope in (*self.collection.scopes.values(), *([FREE] if ranks is not None else ())):
+                scope.move(self.device.name.partition(":")[0])
             for scope in self.collection.scopes.values():
                 serve(scope, self.outcome, self.collection, free)
             if ranks is not None:
@@ -198,10 +200,13 @@ class autotune:  # noqa: N801 - used as `with tb.autotune():`, like the standard
                 tactics = self.session.ranks.served_alike(tactics)
             finally:
                 self.session.ranks.close()
+        kind = self.device.name.partition(":")[0]
+        FREE.move(kind)
         for scope in {
             id(scope): scope for scope in (FREE, *(binding.scope for binding in snapshot(BINDINGS)))
         }.values():
-            scope.install(tactics)
+            if scope.device == kind:
+                scope.install(tactics)
         self.outcome = Outcome(seen=len(found), cached=len(found), misses=misses, members=found)
 
     def _join(self, outer: autotune) -> None:

@@ -31,7 +31,10 @@ def load_file(path: str | Path) -> ModuleType:
     Raises UserCodeError, in one line with file and line number, where the file is missing or its import fails. What it
     had registered before it failed stays registered.
     """
-    file = Path(path).expanduser()
+    try:
+        file = Path(path).expanduser()
+    except RuntimeError as error:  # an unknown user, or no home at all
+        raise UserCodeError(f"{path}: {error}; give the path in full") from None
     if not file.exists():
         raise UserCodeError(f"{path}: there is no such file")
     if not file.is_file() or file.suffix != ".py":

@@ -54,10 +54,10 @@ def coverage_beside(location: Location) -> Path:
 
 
 def named_file(path: Path) -> Path:
-    """The file that a user means by a path: links are followed. Raises ``StoreError`` for what cannot be a path."""
+    """The file that a user means by a path, ``~`` and links followed. Raises ``StoreError`` for what cannot be a path."""
     try:
-        return Path(os.path.realpath(path))
-    except (OSError, ValueError) as error:
+        return Path(os.path.realpath(path.expanduser()))
+    except (OSError, ValueError, RuntimeError) as error:
         raise StoreError(f"{one_line(path)}: {one_line(error)}") from None
 
 

@@ -17,9 +17,10 @@ from tunebook.store._results import Results, readable
 from tunebook.store._shards import read_shards, remove_shards
 from tunebook.store._text import cause, one_line, remedy
 from tunebook.store.cache import parse_cache
+from tunebook.store.files import Identity
 from tunebook.store.location import Location
 from tunebook.store.publish import LOCK_TIMEOUT_S, _describe_environment, _locked
-from tunebook.store.replaced import Replaced, digest, given_way, read_replaced, replaced_path, write_replaced
+from tunebook.store.replaced import Replaced, digest, given_way, read_replaced, remember, replaced_path, write_replaced
 
 Verdicts = Mapping[str, Verdict]
 Plans = Mapping[str, Plan]
@@ -112,6 +113,8 @@ def promote(
                 write_replaced(target, former[0])
 
     with _held(target):
+        # What shards hold is merged now: what of it gives way to an earlier promotion is kept for that one's rollback.
+        remember(location, target, environment, Results(verdicts={}, plans={}))
         folded = _revise(location, target, environment, {*ours.verdicts, *put_plans}, decide, undo)
     notes = list(folded.notes)
     if forgotten:
@@ -137,6 +140,7 @@ def roll_back(location: Location, environment: Environment, promotion: Replaced)
         return verdicts, _with(planned, back.plans)
 
     with _held(target):
+        remember(location, target, environment, Results(verdicts={}, plans={}))  # as `promote` does
         promotions = read_replaced(target)
         last = promotions[-1] if promotions else None
         # Its `verdicts` may have changed: what gave way to it since it was shown is among them now.
@@ -217,10 +221,12 @@ def _revise(
     be better supported than what was decided, and would come back.
     """
     shards = read_shards(target, environment, parse_cache, oldest=True)
+    there = Identity.of(target)
     try:
         folded = fold(location, target, environment, _Decided(verdicts={}, plans={}, decide=decide))
     except BaseException:
-        undo()
+        if Identity.of(target) == there:  # else it came after the cache was replaced, and what was there must stay kept
+            undo()
         raise
     holding = [s for s in shards.found if s.state == "good" and not {*s.verdicts, *s.plans}.isdisjoint(keys)]
     remove_shards(target, [shard.path for shard in holding])

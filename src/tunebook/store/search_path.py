@@ -62,7 +62,8 @@ def over_shipped(own: CacheContents, shipped: Sequence[Shipped]) -> CacheContent
     """The user's own cache over the search path.
 
     Of two entries under one key the user's own serves, then that of the earlier place on the path. Only what the user's tuning
-    left out without measuring it gives way. `misses` stay those of the user's own.
+    left out without measuring it gives way; and a shipped plan that rests on another winner than the user's own serves nothing.
+    `misses` stay those of the user's own.
     """
     if not shipped:
         return own
@@ -71,7 +72,7 @@ def over_shipped(own: CacheContents, shipped: Sequence[Shipped]) -> CacheContent
     return replace(
         own,
         verdicts=_First([contents.verdicts for contents in files], lambda verdict: verdict.rounds > 0),
-        plans=_First([contents.plans for contents in files], lambda plan: True),
+        plans=_First([own.plans, *(_Agreeing(own.verdicts, one.contents) for one in shipped)], lambda plan: True),
         environment=own.environment or next(environments, None),
     )
 
@@ -87,6 +88,30 @@ def _holds(contents: CacheContents, entry: Verdict | Plan) -> bool:
     if isinstance(entry, Plan):
         return contents.plans.get(entry.fingerprint) == entry
     return contents.verdicts.get(entry.problem) == entry
+
+
+class _Agreeing(Mapping[str, Plan]):
+    """The plans of a shipped cache, but for those that rest on another winner than a verdict of the user's own."""
+
+    def __init__(self, own: Mapping[str, Verdict], contents: CacheContents) -> None:
+        self._own, self._contents = own, contents
+
+    def __getitem__(self, key: str) -> Plan:
+        plan = self._contents.plans[key]
+        for problem in plan.tactics:
+            mine = self._own.get(problem)
+            if mine is None or not mine.rounds:
+                continue
+            theirs = self._contents.verdicts.get(problem)
+            if theirs is not None and theirs.winner != mine.winner:
+                raise KeyError(key)
+        return plan
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key in self._contents.plans if key in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class _First(Mapping[str, _R]):

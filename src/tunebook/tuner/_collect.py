@@ -108,12 +108,12 @@ class Collection:
 
     def _refuse_elsewhere(self, values: Iterable[Any]) -> None:
         """Calls on an accelerator return before they have ended: the CPU's clock would tell nothing of them."""
-        if self.device.name == "cpu":
-            for value in values:
-                if hasattr(value, "untyped_storage") and not value.is_cpu:
-                    raise OpError(
-                        f"a tensor is on {value.device}, and the CPU is measured; give autotune(device={str(value.device)!r})"
-                    )
+        measured = "the CPU" if self.device.name == "cpu" else self.device.name
+        for value in values:
+            if hasattr(value, "untyped_storage") and not value.is_cpu and str(value.device) != self.device.name:
+                raise OpError(
+                    f"a tensor is on {value.device}, and {measured} is measured; give autotune(device={str(value.device)!r})"
+                )
 
     def _family(self, binding: Binding, problem: Problem) -> Family:
         """The family of a problem. Layers that are measured under another policy are another one, whatever their shape."""

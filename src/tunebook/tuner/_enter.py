@@ -107,6 +107,7 @@ class Entrance:
                 lineup.contenders.append(narrow.contender(tactic))
             except Exception as error:  # noqa: BLE001 - a runner's own `prepare` on another layer's weights
                 lineup.reject(tactic, failure(error, "preparing weights"))
+                self.device.synchronize()  # as in `_try`
 
     def _try(self, tactic: Tactic, lineup: Lineup, ground: Ground) -> None:
         lineup.seen += 1
@@ -204,6 +205,7 @@ class Entrance:
                 seconds = max(sample(bound[name], self.device, 1, 0), 1e-9)
             except Exception as error:  # noqa: BLE001 - a tactic that passed its check and fails now
                 lineup.reject(candidate.tactic, failure(error, "timed after its check"))
+                self.device.synchronize()  # as in `_try`
                 return None
             lineup.turn(name, seconds)
             return seconds

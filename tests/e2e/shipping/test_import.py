@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 import tunebook as tb
 from tunebook.book.bundle import plan_import, take
+from tunebook.devices import device_of
 from tunebook.errors import StoreError
 from tunebook.records import Plan
-from tunebook.store import Location, read_cache
+from tunebook.store import Location, publish, read_cache
 from tunebook.store.bundles import encode_bundle, open_bundle
 from tunebook.store.cache import MAX_CACHE_BYTES
 
@@ -66,6 +67,21 @@ def test_what_the_cache_holds_stays_unless_it_is_less_well_supported(dock: Any) 
     now = dock.demo.verdicts(dock.there)
     assert now.pop(keys[0])["status"] == "proven"
     assert now == {key: verdict for key, verdict in document["verdicts"].items() if key != keys[0]}
+
+
+def test_what_was_published_since_it_was_looked_at_is_not_replaced(dock: Any) -> None:
+    dock.export()
+    environment = device_of("cpu").environment()
+    location = Location.of(environment, dock.other / "mine.json")
+    chosen = plan_import(dock.bundle, environment, location)
+    mine = msgspec.structs.replace(next(iter(chosen.verdicts.values())), note="mine")
+    assert publish(location, environment, {mine.problem: mine}, {}).written
+    with pytest.raises(
+        StoreError, match=r"another process has changed it since it was looked at .*nothing was imported"
+    ):
+        take(chosen)
+    assert dict(read_cache(location.cache, environment).verdicts) == {mine.problem: mine}
+    assert not location.runs.exists()
 
 
 def plan(**fields: Any) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class Refusal:
 class Import:
     """What would be taken out of the bundle at `path` into the cache at `location`.
 
-    `verdicts` and `plans` go in; `runs` are new files beside the cache, by name; `same` is how much of it is there already;
+    `verdicts` and `plans` go in, where the cache holds `seen` and `seen_plans` under their keys; `runs` are new files beside the
+    cache, by name; `same` is how much of it is there already;
     `undeclared` are the ops that are not declared in this process, whose tactics are checked by who serves them.
     """
 
@@ -48,6 +49,8 @@ class Import:
     environment: Environment
     verdicts: Mapping[str, Verdict]
     plans: Mapping[str, Plan]
+    seen: Mapping[str, Verdict]
+    seen_plans: Mapping[str, Plan]
     runs: Mapping[str, bytes]
     same: int
     refused: tuple[Refusal, ...]
@@ -102,6 +105,8 @@ def plan_import(path: Path, environment: Environment, location: Location) -> Imp
         environment=environment,
         verdicts=going_in,
         plans=plans_in,
+        seen={key: own.verdicts[key] for key in going_in if key in own.verdicts},
+        seen_plans={key: own.plans[key] for key in plans_in if key in own.plans},
         runs=runs,
         same=same,
         refused=tuple(refused),
@@ -110,7 +115,19 @@ def plan_import(path: Path, environment: Environment, location: Location) -> Imp
 
 
 def take(chosen: Import) -> Taken:
-    """Put it into the cache and beside it. Raises StoreError where the cache could not take anything; then nothing is written."""
+    """Put it into the cache and beside it.
+
+    Raises StoreError where the cache could not take anything, and where another process has changed it since it was looked at;
+    then nothing is written.
+    """
+    own = _own(chosen.location, chosen.environment)
+    changed = [key for key in chosen.verdicts if own.verdicts.get(key) != chosen.seen.get(key)]
+    changed += [f"the plan {key}" for key in chosen.plans if own.plans.get(key) != chosen.seen_plans.get(key)]
+    if changed:
+        raise StoreError(
+            f"{one_line(chosen.location.cache)}: another process has changed it since it was looked at ({one_line(changed[0])}); "
+            "nothing was imported, look again"
+        )
     published = publish(chosen.location, chosen.environment, chosen.verdicts, chosen.plans)
     if published.problem and not published.written:
         raise StoreError(f"nothing was imported: {published.problem}")

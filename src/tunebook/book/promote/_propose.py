@@ -119,10 +119,24 @@ def promote(proposal: Proposal, now: datetime | None = None) -> Revision:
 def location_of(run: Path, environment: Environment, cache: Path | None) -> Location:
     """`cache` where it is given, else the one that the run lies beside, else that of the run's environment."""
     usual = Location.of(environment)
-    beside = run.absolute().parent.parent / f"{run.stem.rpartition('.')[0]}.json"
-    if cache is None and run.absolute().parent.name == "runs" and beside.is_file():
-        cache = beside
+    if cache is None and run.absolute().parent.name == "runs":
+        cache = _beside(run.absolute())
     return usual if cache is None or cache.absolute() == usual.cache else Location.of(environment, cache)
+
+
+def _beside(run: Path) -> Path | None:
+    """The cache, or its shards, that a run lies beside, told by the name; None where there is none.
+
+    Raises UsageError where several could be it.
+    """
+    folder, stem = run.parent.parent, run.stem.rpartition(".")[0]
+    names = {one.name.removesuffix(".d") if one.is_dir() else one.name for one in folder.iterdir()}
+    found = sorted(name for name in names if name.rpartition(".")[0] == stem)
+    if f"{stem}.json" in found or not found:
+        return folder / f"{stem}.json" if found else None
+    if len(found) > 1:
+        raise UsageError(f"{run}: which of {', '.join(found)} is its cache cannot be told; say --cache")
+    return folder / found[0]
 
 
 def _run_of(path: Path) -> Run:
@@ -149,7 +163,7 @@ def _check_environments(run: Run, cache: Source | None) -> None:
     mine = run.header.environment
     if cache is not None and (differences := mine.differences(cache.environment)):
         raise StoreError(f"{run.path} and {cache.path} are of different environments: {'; '.join(differences)}")
-    here = device_of("cpu").environment()
+    here = device_of("cuda" if mine.hard.get("device", "").startswith("cuda ") else "cpu").environment()
     # The thread count is the process's own affair: it is no part of what the machine offers.
     hard = {**here.hard, **({"threads": mine.hard["threads"]} if "threads" in mine.hard else {})}
     if differences := mine.differences(Environment(hard=hard)):

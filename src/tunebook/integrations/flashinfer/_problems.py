@@ -162,10 +162,11 @@ def collecting(
     before = vars(tuner).get("choose_one")
     # an inner block's calls are not told to the outer one
     choose = getattr(tuner.choose_one, "beneath", tuner.choose_one)
+    active = True
 
     def choose_one(custom_op: str, runners: Any, tuning_config: Any, inputs: Any, **kwargs: Any) -> Any:
         with tuner._lock:
-            if not tuner.is_tuning_mode and custom_op not in tuner._effective_skip_ops:
+            if active and not tuner.is_tuning_mode and custom_op not in tuner._effective_skip_ops:
                 note(custom_op, runners, tuning_config, inputs, kwargs)
         return choose(custom_op, runners, tuning_config, inputs, **kwargs)
 
@@ -174,10 +175,12 @@ def collecting(
     try:
         yield
     finally:
-        if before is None:
-            del tuner.choose_one
-        else:
-            tuner.choose_one = before
+        active = False  # a block in another thread may put this one back after its own
+        if vars(tuner).get("choose_one") is choose_one:
+            if before is None:
+                del tuner.choose_one
+            else:
+                tuner.choose_one = before
 
 
 @contextmanager

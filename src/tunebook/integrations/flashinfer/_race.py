@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tunebook.devices import Device
+from tunebook.devices import Device, DeviceLostError
 from tunebook.integrations.flashinfer._check import Ground, ground_of
 from tunebook.integrations.flashinfer._meter import (
     Entrant,
@@ -77,6 +77,8 @@ def race_problem(
             contest.tell(begin(offered_of(package, one, raced.entrants)))
             contest.enter(refused)
             contest.race(effort)
+    except DeviceLostError:
+        raise  # nothing works here any more; what was decided is published all the same
     except Exception as error:  # noqa: BLE001 - the op's own code; FlashInfer's fallback serves
         recover()
         raced.why = failure(error, what).detail
@@ -120,6 +122,7 @@ class _Contest:
         for entrant in list(self.raced.entrants.values())[1:]:
             if self.budget.over():
                 return
+            self.device.synchronize()  # raises where the one before has spoilt the device: this one is not to blame
             if entrant.place in refused:
                 self._reject(entrant, failure(refused[entrant.place], "in preparation"))
                 continue
@@ -202,6 +205,7 @@ class _Contest:
                 raise
             recover()
             self._reject(self.raced.entrants[name], failure(error, "before the race"))
+            self.device.synchronize()
             return None
         self.samples[name].append(seconds)
         self.journal.looked(name, seconds, SCREENING + 1 - len(self.samples[name]))
@@ -213,6 +217,7 @@ class _Contest:
         return None if one is None or other is None else min(one, other)
 
     def _reject(self, entrant: Entrant, finding: Finding) -> None:
+        self.looks.pop(entrant.name, None)
         rejected = rejection(entrant.name, finding)
         self.raced.rejected.append(rejected)
         self.journal.rejected(rejected)

@@ -119,14 +119,14 @@ class Session:
                 raise UsageError(
                     f"{name}={given[name]!r}: FlashInfer {self.package.version} has no such argument; leave it out"
                 )
-        self._problems = Problems(self.package)
+        outer, self._problems = self._problems, Problems(self.package)
         self._looked_up.clear()
         try:
             with self.package.module.autotune(False, **given), collecting(self.package, self._note):
                 yield self
             self._tune()
         finally:
-            self._problems = Problems(self.package)  # which lets go of the caller's tensors
+            self._problems = outer  # which lets go of the caller's tensors
 
     def close(self) -> None:
         """End the run file, if there is one."""
