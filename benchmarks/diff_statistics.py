@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from _common import HERE, Result, finish, options
 
 from tunebook.book import Diff, Source, diff
+from tunebook.cli.diff import CONFIRM_BUDGET_S
 from tunebook.devices import device_of
 from tunebook.records import DEFAULT, Verdict
 
@@ -48,6 +49,7 @@ class Bench:
     budget: float
     arguments: Sequence[str]
     cpu_clock: bool = False
+    confirm_s: float = CONFIRM_BUDGET_S
 
     def command(self, *words: object, slowed: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "TUNEBOOK_CACHE_DIR": str(self.home), "TUNEBOOK_LOG_LEVEL": "ERROR"}
@@ -65,7 +67,7 @@ class Bench:
         return Path(json.loads(self.command(*words, slowed=slowed).stdout)["run"])
 
     def confirm(self, before: Path, after: Path, slowed: dict[str, Any]) -> dict[str, Any]:
-        words = ("diff", before, after, "--confirm", "--budget", self.budget, "--json")
+        words = ("diff", before, after, "--confirm", "--budget", self.confirm_s, "--json")
         found: dict[str, Any] = json.loads(self.command(*words, slowed=slowed).stdout)
         return found
 
@@ -108,7 +110,7 @@ def main() -> None:
         "--op",
         "experts",
     )
-    bench = Bench(home, "tiny-moe", budget, words, args.cpu_clock)
+    bench = Bench(home, "tiny-moe", budget, words, args.cpu_clock, QUICK_BUDGET_S if args.quick else CONFIRM_BUDGET_S)
     try:
         result = measure(bench, pairs)
     finally:
