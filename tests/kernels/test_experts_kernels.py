@@ -96,29 +96,27 @@ def make(
     )
 
 
-def reference(case: Case) -> tuple[Tensor, Tensor]:
-    """The definition, pair by pair, in fp64; and the same of absolute values: the size of what is summed up."""
+def reference(case: Case) -> Tensor:
+    """The definition, pair by pair, in fp64."""
     act = _ACTIVATIONS[case.activation]
     out = torch.zeros(case.x.shape, dtype=torch.float64)
-    summed = torch.zeros_like(out)
     for token, row in enumerate(case.index.tolist()):
         for choice, expert in enumerate(row):
             if expert < len(case.gate_up):
                 gate, up = (case.gate_up[expert].double() @ case.x[token].double()).chunk(2)
-                score, down, hidden = case.scores[token, choice].double(), case.down[expert].double(), act(gate) * up
-                out[token] += score * (down @ hidden)
-                summed[token] += score.abs() * (down.abs() @ hidden.abs())
-    return out, summed
+                out[token] += case.scores[token, choice].double() * (case.down[expert].double() @ (act(gate) * up))
+    return out
 
 
 def check(kernel: Kernel, case: Case) -> None:
-    got, (wanted, summed) = kernel(*case), reference(case)
+    got, wanted = kernel(*case), reference(case)
     assert got.dtype == case.x.dtype
     assert got.shape == case.x.shape
     assert got.is_contiguous()
-    tolerance, rounding = (3e-2, 2.0**-8) if case.x.dtype == torch.bfloat16 else (2e-5, 2.0**-21)
-    error = (got.double() - wanted).abs()
-    assert (error <= tolerance * (1 + wanted.abs()) + rounding * summed).all(), f"{error.max()} off"
+    tolerance = 3e-2 if case.x.dtype == torch.bfloat16 else 2e-5
+    # Outputs grow with the scores, and so does what rounding leaves of them: a routing's add up to 1, these to more.
+    whole = case.scores.double().abs().sum(-1, keepdim=True).clamp(min=1)
+    torch.testing.assert_close(got.double() / whole, wanted / whole, rtol=tolerance, atol=tolerance)
 
 
 @st.composite
