@@ -3,8 +3,9 @@
 from tunebook.measure._budget import Budget, allowance
 from tunebook.measure._calibrate import Calibration, calibrate
 from tunebook.measure._candidate import Candidate, Clock, sample
-from tunebook.measure._check import TIMEOUT_RATIO, Case, Finding, Passed, Reference, check, compare, failure
+from tunebook.measure._check import TIMEOUT_RATIO, Case, Finding, Passed, Reference, check, failure
 from tunebook.measure._choose import Choice, choose, rescale
+from tunebook.measure._compare import compare
 from tunebook.measure._effort import CONTINUED, THOROUGH, USUAL, Effort
 from tunebook.measure._guard import memory_limit, refuse_for_memory
 from tunebook.measure._isolate import Host, HostError, Stage, limit_memory

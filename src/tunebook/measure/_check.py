@@ -10,16 +10,8 @@ from typing import Any
 
 from tunebook.devices import sticky
 from tunebook.measure._candidate import Clock
+from tunebook.measure._compare import compare, is_tensor
 from tunebook.records import Reason
-
-#: By dtype of the output: the greatest relative error of a row (2-norm), and of an element against its row's root mean square.
-TOLERANCES: dict[str, tuple[float, float]] = {
-    "torch.bfloat16": (2e-2, 1.2e-1),
-    "torch.float16": (5e-3, 4e-2),
-    "torch.float32": (1e-4, 2e-3),
-    "torch.float64": (1e-9, 1e-7),
-}
-
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
@@ -159,58 +151,6 @@ def failure(error: Exception, where: str) -> Finding:
     return Finding("memory" if memory else "runtime", f"{where}: {type(error).__name__}: {text}")
 
 
-def compare(got: Any, expected: Any) -> float | str:
-    """The greatest relative error of a row, or what is wrong in words. Tensors, or tuples and lists of them, or plain values."""
-    if isinstance(expected, tuple | list):
-        if not isinstance(got, tuple | list) or len(got) != len(expected):
-            return f"returned {_kind(got)}, not {len(expected)} values"
-        worst = 0.0
-        for position, (one, other) in enumerate(zip(got, expected, strict=True)):
-            found = compare(one, other)
-            if isinstance(found, str):
-                return f"output {position}: {found}"
-            worst = max(worst, found)
-        return worst
-    if not _is_tensor(expected):
-        return 0.0 if bool(got == expected) else f"returned {got!r}, not {expected!r}"
-    if not _is_tensor(got):
-        return f"returned {_kind(got)}, not a tensor"
-    if tuple(got.shape) != tuple(expected.shape):
-        return f"shape {tuple(got.shape)}, not {tuple(expected.shape)}"
-    if got.dtype != expected.dtype:
-        return f"dtype {got.dtype}, not {expected.dtype}"
-    if str(expected.dtype) not in TOLERANCES:
-        return 0.0 if bool((got == expected).all()) else "values differ"
-    return _compare_rows(got, expected)
-
-
-def _compare_rows(got: Any, expected: Any) -> float | str:
-    import torch
-
-    if expected.numel() == 0:
-        return 0.0
-    row_limit, element_limit = TOLERANCES[str(expected.dtype)]
-    one = got.detach().double().reshape(-1, got.shape[-1] if got.ndim else 1)
-    two = expected.detach().double().reshape(one.shape)
-    both = torch.isfinite(one) & torch.isfinite(two)
-    odd = ~both & ~((one == two) | (torch.isnan(one) & torch.isnan(two)))
-    if bool(odd.any()):
-        row = int(odd.any(dim=1).nonzero()[0])
-        return f"{int(odd.sum())} values are NaN or infinite where the default's are not, first in row {row}"
-    error = torch.where(both, one - two, 0.0)
-    scale = torch.where(both, two, 0.0).square().mean(dim=1).sqrt()
-    floor = scale.max() * 1e-3 + 1e-30  # a row that cancels to almost nothing is measured against the others
-    relative = error.square().mean(dim=1).sqrt() / (scale + floor)
-    worst, row = (float(relative.max()), int(relative.argmax()))
-    if worst > row_limit:
-        return f"row {row} is off by {worst:.2g} of its size (limit {row_limit:g})"
-    element = error.abs() / (two.abs().nan_to_num(0.0, 0.0, 0.0) + (scale + floor)[:, None])
-    peak = float(element.max())
-    if peak > element_limit:
-        return f"an element is off by {peak:.2g} of its row's size (limit {element_limit:g})"
-    return worst
-
-
 @contextmanager
 def _filled_with_nan() -> Iterator[None]:
     """torch.empty gives NaN inside: PyTorch does so for deterministic algorithms, which are asked for as a wish only."""
@@ -240,7 +180,7 @@ def _checksum(value: Any) -> Any:
     """
     import torch
 
-    if not _is_tensor(value):
+    if not is_tensor(value):
         return value
     bits = value.detach().reshape(-1)
     whole = bits.nbytes % 8 == 0 and bits.storage_offset() * bits.element_size() % 8 == 0
@@ -253,33 +193,27 @@ def _checksum(value: Any) -> Any:
 
 
 def _copy(value: Any) -> Any:
-    return value.clone() if _is_tensor(value) else value
+    return value.clone() if is_tensor(value) else value
 
 
 def _storages(value: Any) -> set[int]:
     """Where the tensors of an output lie; an empty one lies nowhere."""
     if isinstance(value, tuple | list):
         return {place for item in value for place in _storages(item)}
-    return {value.untyped_storage().data_ptr()} if _is_tensor(value) and value.numel() else set()
+    return {value.untyped_storage().data_ptr()} if is_tensor(value) and value.numel() else set()
 
 
 def _same(one: Any, other: Any) -> bool:
     """Equal bit by bit as far as a comparison can tell: NaN equals NaN."""
     import torch
 
-    if not _is_tensor(one):
+    if not is_tensor(one):
         return True
     if one.shape != other.shape:
         return False
+    if one.dtype == other.dtype and torch.equal(one, other):
+        return True
     equal = one == other
     if one.is_floating_point():
         equal |= torch.isnan(one) & torch.isnan(other)
     return bool(equal.all())
-
-
-def _is_tensor(value: Any) -> bool:
-    return hasattr(value, "untyped_storage")
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"

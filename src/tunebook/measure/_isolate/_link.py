@@ -81,7 +81,8 @@ class Link:
 
     @property
     def tail(self) -> bytes:
-        """What was written last by either of them, as far as it was heard."""
+        """What was written last by either of them, up to now."""
+        self._drain()  # news of an end may overtake what was written before it
         return bytes(self._tail)
 
     def start_worker(self) -> None:
@@ -124,10 +125,8 @@ class Link:
         self.jobs = 0
 
     def exit_code(self) -> int:
-        """The exit code of a supervisor that is gone; what it wrote is in `tail` then."""
-        code = self._process.wait()
-        self._drain()
-        return code
+        """The exit code of a supervisor that is gone."""
+        return self._process.wait()
 
     def close(self, seconds: float) -> None:
         """End everything: at once, or where that takes longer than so many seconds, by force.
