@@ -28,6 +28,8 @@ class Stage:
         self.costs: dict[tuple[Any, ...], float] = {}
         self.noise = 0.02  #: of samples, as the standard deviation of their logarithm
         self.sampled: list[tuple[str, Any, int, int]] = []  #: class, tactic, repeat and warm-up of each sample
+        self.rows: list[int] = []  #: the rows of input 0 of each
+        self.grouped: list[bool] = []  #: whether FlashInfer would have reduced it over its process group
         self._rng = random.Random(0)
         self.runner = _runner(module)
 
@@ -38,6 +40,8 @@ class Stage:
         """As a new process does: a tuner that knows nothing."""
         self.tuner = self.module.AutoTuner()
         self.sampled.clear()
+        self.rows.clear()
+        self.grouped.clear()
 
     def config(self, buckets: tuple[int, ...] = (), **further: Any) -> Any:
         """The rows of input 0, rounded down to `buckets`; without buckets, every size is one of its own."""
@@ -68,6 +72,8 @@ def _profile(stage: Stage) -> Callable[..., float]:
             for turn in range(self.warmup + repeat):
                 runner(batches[turn % len(batches)], tactic=tactic, **kwargs)
         stage.sampled.append((type(runner).__name__, tactic, repeat, self.warmup))
+        stage.rows.append(int(inputs[0].shape[0]))
+        stage.grouped.append(stage.module.get_autotune_process_group() is not None)
         return stage.milliseconds(runner, tactic, int(inputs[0].shape[0]))
 
     return profile

@@ -45,8 +45,12 @@ def autotune(
     An exception in the block tunes nothing. Ctrl-C while it tunes keeps what was reached. Gives the `Session`, of which
     `outcome` tells what was done and `run` names the run file.
 
+    Where ``flashinfer.autotuner.set_autotune_process_group`` has set a group, all of its ranks enter the block, each problem is
+    tuned by one of them, and all serve the same tactics.
+
     Raises UsageError where FlashInfer is missing or of a version that is not known, for ``tune_mode=False`` with another
-    policy, while FlashInfer's own process group is set, and for an argument that the installed FlashInfer has not.
+    policy, for an argument that the installed FlashInfer has not, and, on every rank of a group, where they were started with
+    what contradicts each other. Raises RankError where a rank of the group is lost, or fails.
     """
     session = Session(
         tune_mode,

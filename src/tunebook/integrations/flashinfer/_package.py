@@ -7,7 +7,8 @@ import importlib
 import json
 import re
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,22 @@ class Package:
         inner = importlib.import_module("flashinfer.autotuner.autotuner")
         found: AbstractContextManager[None] = inner._profile_measurement_scope()
         return found
+
+    @property
+    def group(self) -> Any:
+        """The process group over whose ranks FlashInfer's tactics have to be the same, if it has more than one."""
+        group = self.module.get_autotune_process_group()
+        return group if group is not None and group.size() > 1 else None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """In the block FlashInfer does not reduce its timings over its group: this rank measures on its own."""
+        group = self.module.get_autotune_process_group()
+        self.module.set_autotune_process_group(None)
+        try:
+            yield
+        finally:
+            self.module.set_autotune_process_group(group)
 
     @property
     def stamp(self) -> str:

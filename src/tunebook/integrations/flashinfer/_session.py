@@ -14,25 +14,27 @@ from typing import Any
 
 import msgspec
 
-from tunebook.devices import device_of
+from tunebook.devices import Device, device_of
 from tunebook.envs import envs
 from tunebook.errors import UsageError
 from tunebook.integrations.flashinfer._install import Line, export, install
+from tunebook.integrations.flashinfer._ledger import Ledger
+from tunebook.integrations.flashinfer._meter import Entrant
 from tunebook.integrations.flashinfer._package import Package, package
 from tunebook.integrations.flashinfer._problems import Found, Problems, collecting
 from tunebook.integrations.flashinfer._race import race_problem
-from tunebook.integrations.flashinfer._verdict import may_serve, verdict_of
+from tunebook.integrations.flashinfer._team import COMMUNICATING, Team
+from tunebook.integrations.flashinfer._together import tune_together
+from tunebook.integrations.flashinfer._verdict import verdict_of
 from tunebook.measure import THOROUGH, Budget, Effort, allowance
 from tunebook.records import Settings, Verdict
 from tunebook.store import CacheContents, Location, Policy, publish, read_cache, resolve_policy
-from tunebook.tuner import Outcome
-from tunebook.tuner._outcome import log_policy
-from tunebook.tuner._run_record import RunRecord
+from tunebook.tuner import Outcome, RunRecord, log_policy
 
 logger = logging.getLogger("tunebook.flashinfer")
 
 #: A sample is a single call here, and at least a millisecond of calls elsewhere: it takes more of them to be as sure.
-SINGLE_CALLS = Effort(max_rounds=60, accepted_loss=0.0025)
+SINGLE_CALLS = Effort(max_rounds=90, accepted_loss=0.0012)
 
 
 class Session:
@@ -60,11 +62,6 @@ class Session:
         envs.check()
         resolved = resolve_policy(tune_mode, policy)
         self.package: Package = package()
-        if self.package.module.get_autotune_process_group() is not None:
-            raise UsageError(
-                "FlashInfer's set_autotune_process_group(…) is in force: tunebook's races are not in step over its ranks; "
-                "set it to None, or tune with flashinfer.autotune"
-            )
         self.policy = resolved.policy
         self.outcome = Outcome()
         self.flashinfer_cache = None if flashinfer_cache is None else Path(flashinfer_cache).expanduser().absolute()
@@ -77,10 +74,11 @@ class Session:
         self._rng = random.Random(seed)
         budget_s = budget_s if budget_s is not None else envs.TUNEBOOK_BUDGET_S.get()
         self._budget_s = math.inf if budget_s is None else float(budget_s)
-        self._known: CacheContents | None = None
+        contents: CacheContents | None = None
         if self.policy is not Policy.FRESH:
-            self._known = read_cache(self.location.cache, self.environment)
-            self.outcome.misses += [str(miss) for miss in self._known.misses if miss.kind != "absent"]
+            contents = read_cache(self.location.cache, self.environment)
+            self.outcome.misses += [str(miss) for miss in contents.misses if miss.kind != "absent"]
+        self._ledger = Ledger(self.package, contents, self.outcome)
         self._record = RunRecord(
             self.location,
             self.environment,
@@ -95,10 +93,16 @@ class Session:
         )
         self._lines: dict[str, Line] = {}
         self._problems = Problems(self.package)
-        self._settled: set[str] = set()
+        self._team: Team | None = None
+        self._options = {"policy": self.policy.value, "thorough": thorough, "unchecked_ops": sorted(self._unchecked)}
         self._looked_up: set[str] = set()
         self._silent: set[str] = set()
         log_policy(resolved, self.location)
+
+    @property
+    def installed(self) -> tuple[Line, ...]:
+        """The winners that were installed and that a file of FlashInfer's can hold."""
+        return tuple(self._lines.values())
 
     @property
     def run(self) -> str | None:
@@ -111,6 +115,10 @@ class Session:
 
         `flashinfer` are further arguments of ``flashinfer.autotune``: tuning_buckets, round_up, skip_ops and, with 0.7,
         cuda_graph_profile_replays. None is as good as not given. Raises UsageError for one that the installed one has not.
+
+        Where ``flashinfer.autotuner.set_autotune_process_group`` has set a group, each of its ranks enters the block, each
+        problem is tuned by one of them, and all serve the same tactics. Raises RankError where one is lost, or fails, and
+        UsageError, on all of them, where they were started with what contradicts each other.
         """
         takes = inspect.signature(self.package.module.autotune).parameters
         given = {name: value for name, value in flashinfer.items() if value is not None}
@@ -119,12 +127,35 @@ class Session:
                 raise UsageError(
                     f"{name}={given[name]!r}: FlashInfer {self.package.version} has no such argument; leave it out"
                 )
+        with self._joined(), self._fresh_problems():
+            with self.package.module.autotune(False, **given), collecting(self.package, self._note):
+                yield self
+            with self.package.alone():
+                self._tune()
+
+    @contextmanager
+    def _joined(self) -> Iterator[None]:
+        """One of the ranks of FlashInfer's group, if it has one."""
+        outer, group = self._team, self.package.group
+        options = {**self._options, "FlashInfer": self.package.stamp}
+        self._team = None if group is None else Team(group, self._device, self.environment, options)
+        try:
+            yield
+        except BaseException as error:
+            if self._team is not None:
+                self._team.broken(error)
+            raise
+        finally:
+            if self._team is not None:
+                self._team.close()
+            self._team = outer
+
+    @contextmanager
+    def _fresh_problems(self) -> Iterator[None]:
         outer, self._problems = self._problems, Problems(self.package)
         self._looked_up.clear()
         try:
-            with self.package.module.autotune(False, **given), collecting(self.package, self._note):
-                yield self
-            self._tune()
+            yield
         finally:
             self._problems = outer  # which lets go of the caller's tensors
 
@@ -143,104 +174,102 @@ class Session:
         except Exception as error:  # noqa: BLE001 - functions of the op; a call must not fail for being looked at
             if op not in self._silent:
                 self._silent.add(op)
-                self._miss(f"{op}: its calls cannot be collected: {type(error).__name__}: {error}")
+                self._ledger.miss(f"{op}: its calls cannot be collected: {type(error).__name__}: {error}")
             return
-        if not _is_capturing():
+        if self._team is None and not _is_capturing():  # ranks agree first on what serves
             for one in new:
                 self._look_up(one)
 
     def _look_up(self, one: Found) -> None:
         """Install what is known of a problem, and see whether that settles it."""
         self._looked_up.add(one.key)
-        mine = self.outcome.verdicts.get(one.key)
-        known = mine or (self._known.verdicts.get(one.key) if self._known is not None else None)
+        known = self._ledger.known(one)
         if known is None:
             return
-        serving = may_serve(self.package, one, known)
-        stale = self._stale(one, known)
-        for reason in (*serving.why, *([stale] if stale else [])):
-            self._miss(f"{one.key}: {reason}")
+        serving, settled = self._ledger.judged(one, known)
         if serving.member is None:
             return
         self._install(one, *serving.member)
-        if serving.sound and not stale:
-            self._settled.add(one.key)
-            if mine is None:
-                self.outcome.cached += 1
-                self.outcome.verdicts[one.key] = known
+        if settled:
+            self._ledger.settle(one, known)
         else:
-            self._settled.discard(one.key)
-
-    def _stale(self, one: Found, known: Verdict) -> str:
-        """Why a kept verdict is to be reached again, though its winner may serve; empty where it is not."""
-        stamp = self.package.stamp
-        for name in one.names:
-            offered = known.offered.get(name)
-            if offered is None:
-                return f"{name} is new"
-            if offered.version != stamp:
-                return f"{name} was tuned with FlashInfer {offered.version}, this is {stamp}"
-        return ""
+            self._ledger.settled.discard(one.key)
 
     def _tune(self) -> None:
         found = self._problems.found
         self.outcome.seen += len(found)
+        if self._team is not None:
+            tune_together(self, self._team)
+            return
         for one in found.values():
             if one.key not in self._looked_up:
                 self._look_up(one)
         if self.policy is Policy.REPLAY:
             return
-        hidden = self._problems.overshadowed()
-        for key, other in hidden.items():
-            self._miss(f"{key}: not tuned: FlashInfer serves one entry for it and for {other}")
-        todo = [one for one in found.values() if one.key not in self._settled and one.key not in hidden]
+        untunable = self._untunable()
+        todo = [one for one in found.values() if one.key not in self._ledger.settled and one.key not in untunable]
         todo.sort(key=lambda one: (-one.weight, one.key))
         started = self._device.clock()
-        total = Budget(max(0.0, self._budget_s - self.outcome.seconds), self._device)
+        total = Budget(self._seconds_left(), self._device)
         weights = [one.weight for one in todo]
         fresh: dict[str, Verdict] = {}
         try:
             for place, one in enumerate(todo):
-                verdict = None if total.over() else self._race(one, allowance(total.left(), weights, place))
-                if verdict is None or not verdict.rounds:
-                    self.outcome.left_out += 1
-                    self._miss(f"{one.key}: {verdict.note if verdict else 'left out: the budget was spent'}")
-                else:
+                seconds = 0.0 if total.over() else allowance(total.left(), weights, place)
+                raced = self._race(one, seconds, self._device)
+                if raced is not None:
+                    verdict, member = raced
+                    self._install(one, *member)
+                    self._ledger.conclude(one, verdict)
                     fresh[one.key] = verdict
         finally:
             self.outcome.seconds += self._device.clock() - started
             self._publish(fresh)
 
-    def _race(self, one: Found, seconds: float) -> Verdict:
+    def _seconds_left(self) -> float:
+        return max(0.0, self._budget_s - self.outcome.seconds)
+
+    def _untunable(self) -> set[str]:
+        """Problems that FlashInfer or this session could not tune soundly; each is named among the misses."""
+        hidden = self._problems.overshadowed()
+        for key, other in hidden.items():
+            self._ledger.miss(f"{key}: not tuned: FlashInfer serves one entry for it and for {other}")
+        talking = [one.key for one in self._problems.found.values() if one.op in COMMUNICATING]
+        for key in talking:
+            self._ledger.miss(f"{key}: not tuned: its calls communicate, so FlashInfer has to time it")
+        return {*hidden, *talking}
+
+    def _race(self, one: Found, seconds: float, device: Device) -> tuple[Verdict, tuple[int, Any]] | None:
+        """The verdict on a problem, with its winner's runner and tactic; None where it is left out, which is said."""
+        raced = self._raced(one, seconds, device) if seconds > 0 else None
+        if raced is None or not raced[0].rounds:
+            self.outcome.left_out += 1
+            self._ledger.miss(f"{one.key}: {raced[0].note if raced else 'left out: the budget was spent'}")
+            return None
+        verdict, entrant = raced
+        assert entrant is not None
+        return verdict, (entrant.place, entrant.value)
+
+    def _raced(self, one: Found, seconds: float, device: Device) -> tuple[Verdict, Entrant | None]:
         import torch
 
         writer = self._record.writer()
         run = writer.path.name if writer.path else ""
-        kept = self._known.verdicts.get(one.key) if self._known is not None else None
-        budget = Budget(seconds, self._device)
         with self.package.tuner._lock, torch.no_grad():
             raced = race_problem(
                 self.package,
                 one,
-                self._device,
+                device,
                 self._rng,
                 lambda offered: self._record.journal.begin(one.key, offered, (), None),
-                budget,
+                Budget(seconds, device),
                 self._effort,
                 checked=one.op not in self._unchecked,
             )
             cut = raced.result is not None and raced.result.stopped == "time"
-            verdict = verdict_of(self.package, one, raced, kept.winner if kept is not None else None, run, cut)
-            writer.verdict(verdict)
-            if raced.result is None:
-                return verdict
-            winner = raced.entrants[verdict.winner]
-            self._install(one, winner.place, winner.value)
-        self.outcome.verdicts[one.key] = verdict
-        self.outcome.fresh.append(one.key)
-        self._settled.add(one.key)
-        logger.info("%s: %s (%s, %.2fx the default)", one.key, verdict.winner, verdict.status, verdict.speedup)
-        return verdict
+            verdict = verdict_of(self.package, one, raced, self._ledger.incumbent(one.key), run, cut)
+        writer.verdict(verdict)
+        return verdict, None if raced.result is None else raced.entrants[verdict.winner]
 
     def _install(self, one: Found, place: int, tactic: Any) -> None:
         line = install(self.package, one, place, tactic)
@@ -248,7 +277,7 @@ class Session:
             self._lines[one.key] = line
         else:
             self._lines.pop(one.key, None)
-            self._miss(
+            self._ledger.miss(
                 f"{one.key}: the winner is not in files of FlashInfer's: they know the first {one.names[0]} alone"
             )
 
@@ -266,11 +295,6 @@ class Session:
             if problem is not None:
                 self.outcome.not_published = problem
                 logger.warning("%s", problem)
-
-    def _miss(self, text: str) -> None:
-        if text not in self.outcome.misses:
-            self.outcome.misses.append(text)
-            logger.info("cache miss: %s", text)
 
 
 def _current_device() -> str:

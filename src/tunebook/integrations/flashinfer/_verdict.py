@@ -95,6 +95,17 @@ def may_serve(package: Package, one: Found, verdict: Verdict) -> Serving:
     return Serving(None, tuple(why), sound)
 
 
+def all_that_may_serve(package: Package, one: Found, verdict: Verdict) -> dict[str, tuple[int, Any]]:
+    """Each member of a verdict's frontier that may serve today, by its tactic, the best first; the default last."""
+    tensors: list[Any] = []
+    found = {
+        member.tactic: able
+        for member in verdict.frontier
+        if not isinstance(able := _member(package, one, verdict, member.tactic, tensors), str)
+    }
+    return {**found, DEFAULT.name: (0, FALLBACK)}
+
+
 def _is_absent(one: Found, tactic: Tactic) -> bool:
     return tactic != DEFAULT and tactic.runner not in one.names
 

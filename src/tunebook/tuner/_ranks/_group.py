@@ -34,8 +34,12 @@ class Group:
     what has to be decided once, and keeps the files. What is sent is JSON: nothing that is received can run code.
     """
 
-    def __init__(self, group: Any) -> None:
-        """Raises UsageError where torch.distributed is not initialised, or this process is not in `group`."""
+    def __init__(self, group: Any, *, limit_collectives: bool = True) -> None:
+        """Raises UsageError where torch.distributed is not initialised, or this process is not in `group`.
+
+        Until it is closed, collectives of the group have the ranks' timeout as their limit, unless `limit_collectives` is
+        off: they are then somebody else's, and may wait for long.
+        """
         dist = _distributed()
         if not isinstance(group, dist.ProcessGroup):
             raise UsageError(f"group={group!r} is not a process group that this process belongs to")
@@ -56,7 +60,7 @@ class Group:
         self._mail_read = [0] * self.size
         self._mail_sent = 0
         self._closed = False
-        self._former = _limit_collectives(group, self.timeout)
+        self._former = _limit_collectives(group, self.timeout) if limit_collectives else None
 
     def _holder(self, dist: Any, store: Any) -> tuple[str, int | None]:
         """Who holds the store, in words, and the place in the group."""

@@ -229,7 +229,7 @@ class Line:
         if beat:
             message = f"{peer.name} died or hangs: no sign of life for {peer.silence:.3g} s, since it was {peer.stage}"
         else:
-            message = f"{peer.name} has not joined: autotune(group=…) was not reached within {self.timeout:g} s"
+            message = f"{peer.name} has not joined: it did not begin to tune within {self.timeout:g} s"
         failed = Failed(peer.number, peer.stage, f"{message} (TUNEBOOK_RANK_TIMEOUT_S={self.timeout:g})")
         self._ended_by(failed)
         self._operation(lambda store: _post(store, failed), store)
