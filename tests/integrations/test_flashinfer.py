@@ -19,6 +19,7 @@ if str(ROOT) not in sys.path:
 from tests.integrations.flashinfer_stage import Stage, product_inputs  # noqa: E402 - found from the root
 
 import tunebook as tb  # noqa: E402
+from tunebook.devices import CpuDevice  # noqa: E402
 from tunebook.errors import UsageError  # noqa: E402
 from tunebook.integrations.flashinfer._names import tactic_of, value_of  # noqa: E402
 from tunebook.records import DEFAULT, Problem, Tactic, Verdict  # noqa: E402
@@ -247,6 +248,42 @@ def test_a_tactic_that_changes_an_input_or_the_weights_is_rejected(stage: Stage)
     details = {r.tactic: r.detail for r in verdict.rejected}
     assert "argument 0 was changed" in details["Plain[tactic=2]"]
     assert details["Plain[tactic=3]"], "by the weights' checksum, or by what comes of them the next time"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_rejected_tactic_did_to_the_weights_is_undone(stage: Stage, fails: bool) -> None:
+    def spoil(inputs: Any) -> Any:
+        product = inputs[0] @ inputs[1]
+        inputs[1].add_(1.0)
+        if fails:
+            raise RuntimeError("afterwards")
+        return product
+
+    stage.costs = {("Plain", 1): 0.1, ("Plain", 2): 0.5}
+    inputs = product_inputs()
+    weight = inputs[1].clone()
+    verdict = only(tuned(stage, [stage.runner("Plain", (1, 2), broken={1: spoil})], stage.config((16,)), inputs))
+    assert torch.equal(inputs[1], weight)
+    assert (verdict.winner, [r.tactic for r in verdict.rejected]) == ("Plain[tactic=2]", ["Plain[tactic=1]"])
+
+
+def test_weights_too_large_for_a_copy_are_named_where_a_tactic_changed_them(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    turn = iter(range(99))
+
+    def spoil(inputs: Any) -> Any:
+        product = inputs[0] @ inputs[1]
+        if next(turn) == 1:  # its last call in the check
+            inputs[1].add_(1.0)
+        return product
+
+    monkeypatch.setattr(CpuDevice, "free_memory", lambda self: 1000)
+    inputs = product_inputs()
+    weight = inputs[1].clone()
+    tuned(stage, [stage.runner("Plain", (1,), broken={1: spoil})], stage.config((16,)), inputs)
+    assert not torch.equal(inputs[1], weight)
+    assert "Plain[tactic=1] has changed weights that are too large to be kept twice: load them again" in caplog.text
 
 
 @pytest.mark.parametrize(

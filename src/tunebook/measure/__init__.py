@@ -3,7 +3,7 @@
 from tunebook.measure._budget import Budget, allowance
 from tunebook.measure._calibrate import Calibration, calibrate
 from tunebook.measure._candidate import Candidate, Clock, sample
-from tunebook.measure._check import TIMEOUT_RATIO, Case, Finding, Passed, Reference, check, failure
+from tunebook.measure._check import TIMEOUT_RATIO, WEIGHTS_CHANGED, Case, Finding, Passed, Reference, check, failure
 from tunebook.measure._choose import Choice, choose, rescale
 from tunebook.measure._compare import compare
 from tunebook.measure._effort import CONTINUED, THOROUGH, USUAL, Effort
@@ -21,6 +21,7 @@ __all__ = [
     "THOROUGH",
     "TIMEOUT_RATIO",
     "USUAL",
+    "WEIGHTS_CHANGED",
     "Budget",
     "Calibration",
     "Candidate",

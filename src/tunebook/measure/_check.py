@@ -13,6 +13,9 @@ from tunebook.measure._candidate import Clock
 from tunebook.measure._compare import compare, is_tensor
 from tunebook.records import Reason
 
+#: The detail of the finding where a tactic wrote over the constants.
+WEIGHTS_CHANGED = "the weights were changed by the call"
+
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
@@ -120,7 +123,7 @@ def check(
             )
         held.append(got)
     if tuple(_checksum(value) for value in reference.constants) != reference.checksums:
-        return Finding("correctness", "the weights were changed by the call")
+        return Finding("correctness", WEIGHTS_CHANGED)
     return Passed(worst, seconds)
 
 

@@ -15,6 +15,9 @@ from tunebook.integrations.flashinfer._names import FALLBACK
 from tunebook.integrations.flashinfer._problems import Found
 from tunebook.measure import Case, Reference, compare
 
+#: The caller's own tensors are copied where their bytes, times this, are free.
+COPY_SHARE = 4
+
 #: A place of a tensor among a call's arguments: the number of an input, or the name of a keyword.
 Slot = int | str
 
@@ -34,6 +37,13 @@ class Ground:
     outputs: tuple[Slot, ...] = ()
     varied: tuple[Slot, ...] = ()
     seconds: float = 0.0  #: what the default took, called as tactics are when they are checked
+    copies: tuple[tuple[Any, Any], ...] = ()  #: of the caller's own tensors, beside each
+
+    def restore(self) -> bool:
+        """Undo what a tactic did to the caller's own tensors; False where there is no copy of them."""
+        for tensor, copy in self.copies:
+            tensor.copy_(copy)
+        return bool(self.copies)
 
     def call(self, runner: Any, tactic: Any) -> Callable[..., tuple[Any, ...]]:
         """The tactic as a function of the varied tensors: what it returned, and what it wrote."""
@@ -82,6 +92,8 @@ def ground_of(one: Found, tensors: list[Any], device: Device) -> Ground:
         return Ground(one, tensors, why="it gives nothing that can be compared")
     varied = tuple(s for s in held if isinstance(s, int) and one.made_anew(s) and s not in changed)
     constants = [value for slot, value in held.items() if slot not in changed and slot not in varied]
+    held_bytes = sum(value.nbytes for value in constants)
+    affordable = held_bytes * COPY_SHARE <= device.free_memory()
     size = ", ".join(f"{dim.name}={dim.size}" for dim in one.problem.dims) or "its only size"
     case = Case(tuple(held[slot] for slot in varied), expected, size, seconds)
     return Ground(
@@ -91,6 +103,7 @@ def ground_of(one: Found, tensors: list[Any], device: Device) -> Ground:
         outputs=outputs,
         varied=varied,
         seconds=seconds,
+        copies=tuple((value, value.clone()) for value in constants) if affordable else (),
     )
 
 

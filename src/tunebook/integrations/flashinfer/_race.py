@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -23,11 +24,25 @@ from tunebook.integrations.flashinfer._meter import (
 from tunebook.integrations.flashinfer._names import FALLBACK
 from tunebook.integrations.flashinfer._package import Package
 from tunebook.integrations.flashinfer._problems import Found, spaces
-from tunebook.measure import SCREENING, Budget, Effort, Entry, Finding, RaceResult, check, failure, hopeless, race
+from tunebook.measure import (
+    SCREENING,
+    WEIGHTS_CHANGED,
+    Budget,
+    Effort,
+    Entry,
+    Finding,
+    RaceResult,
+    check,
+    failure,
+    hopeless,
+    race,
+)
 from tunebook.records import DEFAULT, Offered, Rejected
 from tunebook.search import FINALISTS, halving
 from tunebook.stats import two_way
 from tunebook.tuner import ProblemJournal, rejection
+
+logger = logging.getLogger("tunebook.flashinfer")
 
 #: Where so many tactics beside the default are left, these rounds of all of them tell who races.
 PRELIMINARY_FROM, PRELIMINARY = 3, 4
@@ -138,6 +153,7 @@ class _Contest:
                 found = self._check(entrant)
                 if isinstance(found, Finding):
                     self._reject(entrant, found)
+                    self._undo(entrant, found)
                     continue
                 error, seconds = found
                 self.looks[entrant.name] = seconds if self.by_check else self.meter.look(entrant)
@@ -146,6 +162,15 @@ class _Contest:
                 self._reject(entrant, failure(raised, "before the race"))
                 continue
             self.journal.passed(entrant.name, self.looks[entrant.name], error)
+
+    def _undo(self, entrant: Entrant, found: Finding) -> None:
+        """What a rejected tactic wrote over the caller's tensors would spoil those that are checked after it, and the model."""
+        if not self.ground.restore() and found.detail == WEIGHTS_CHANGED:
+            logger.warning(
+                "%s: %s has changed weights that are too large to be kept twice: load them again",
+                self.ground.one.key,
+                entrant.name,
+            )
 
     def race(self, effort: Effort) -> None:
         """Race those that are worth it; where one fails on the way, it may have driven out others, and all begins again."""
