@@ -34,7 +34,7 @@ from tunebook.tuner import Outcome, RunRecord, log_policy
 logger = logging.getLogger("tunebook.flashinfer")
 
 #: A sample is a single call here, and at least a millisecond of calls elsewhere: it takes more of them to be as sure.
-SINGLE_CALLS = Effort(max_rounds=90, accepted_loss=0.0012)
+SINGLE_CALLS = Effort(max_rounds=80, accepted_loss=0.0015)
 
 
 class Session:
