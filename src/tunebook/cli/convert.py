@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunebook.cli._options import Json
 from tunebook.cli._output import print_json, say
 from tunebook.cli._run import edge
 from tunebook.cli._text import clean
@@ -25,7 +26,7 @@ def convert(
         Path,
         typer.Option("-o", "--output", metavar="C", help="Where it goes: a file, which is replaced, or a directory."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a book in another format, or again in its own, and say what that format cannot hold."""
     with edge():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunebook._figures import duration
+from tunebook.cli._options import Json
 from tunebook.cli._output import print_json, say
 from tunebook.cli._run import edge
 from tunebook.cli._tables import table
@@ -45,7 +46,7 @@ def coverage(
         bool, typer.Option("--reset", help="Say what would be forgotten; --yes removes the file.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --reset: do it.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show which calls were served untuned while TUNEBOOK_COVERAGE was on, and the tuning that would cover them."""
     with edge():

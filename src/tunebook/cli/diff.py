@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunebook.cli._options import Json, Threads, WordsCache
 from tunebook.cli._output import only_json, print_json, progress_bar, say
 from tunebook.cli._run import blaming, edge
 
@@ -37,10 +38,8 @@ def diff(
     ] = "previous",
     b: Annotated[str, typer.Argument(metavar="B", help="What A is compared with.")] = "latest",
     model: Annotated[str | None, typer.Option(help="For latest and previous: only runs of this model.")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="For latest, previous and cache: this cache. Default: this environment's.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="The thread count of the environment that is meant.")] = None,
+    cache: WordsCache = None,
+    threads: Threads = None,
     confirm: Annotated[
         bool, typer.Option("--confirm", help="Race what A and B chose now, interleaved, to settle what differs.")
     ] = False,
@@ -52,7 +51,7 @@ def diff(
         float | None, typer.Option(help=f"With --confirm: seconds of racing. Default: {CONFIRM_BUDGET_S:g}.")
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare two runs, or a run and a cache: every change of a speed-up over the run's own default, with its interval."""
     try:

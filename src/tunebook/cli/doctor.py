@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tunebook._figures import size
+from tunebook.cli._options import Json
 from tunebook.cli._output import print_json, say
 from tunebook.cli._run import edge
 from tunebook.cli._tables import table
@@ -19,7 +20,7 @@ def doctor(
     threads: Annotated[
         int | None, typer.Option(help="The thread count to look at. Default: TUNEBOOK_THREADS, else torch's.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check device, ISA, libraries, runners, models, and the cache's place. Exit code 1 if results cannot be kept."""
     with edge():

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tunebook._figures import size
+from tunebook.cli._options import Json, Threads
 from tunebook.cli._output import print_json, say
 from tunebook.cli._run import edge
 from tunebook.cli._text import clean
@@ -26,8 +27,8 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE where it is there already.")] = False,
     cache: Annotated[Path | None, typer.Option(help="The cache that is exported. Default: this environment's.")] = None,
-    threads: Annotated[int | None, typer.Option(help="The thread count of the environment that is meant.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    threads: Threads = None,
+    as_json: Json = False,
 ) -> None:
     """Write environment, winners, plans and the runs that they come from into one file: to ship, or for `tunebook import`."""
     with edge():

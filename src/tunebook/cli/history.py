@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunebook._figures import size
+from tunebook.cli._options import Json
 from tunebook.cli._output import interval, print_json, say
 from tunebook.cli._run import edge
 from tunebook.cli._tables import table
@@ -44,7 +45,7 @@ def history(
         bool, typer.Option("--dry-run", help="With --prune: only say it, which is the default.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --prune: remove them.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the runs of this environment, newest first: when, model, policy, problems, seconds, gain, commit and note.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunebook.cli._options import Json, Threads, WordsCache
 from tunebook.cli._output import print_json, say
 from tunebook.cli._run import edge
 from tunebook.cli._tables import table
@@ -29,11 +30,9 @@ def merge(
         Path, typer.Option("-o", "--output", metavar="C", help="The cache that is written. A and B stay as they are.")
     ],
     force: Annotated[bool, typer.Option("--force", help="Replace C where it is there already.")] = False,
-    cache: Annotated[
-        Path | None, typer.Option(help="For latest, previous and cache: this cache. Default: this environment's.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="The thread count of the environment that is meant.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    cache: WordsCache = None,
+    threads: Threads = None,
+    as_json: Json = False,
 ) -> None:
     """Put the winners and plans of A and B into C. Of two winners for one problem the better supported one is kept.
 

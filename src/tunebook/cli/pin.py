@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tunebook.cli._options import Json, PinsCache, Threads
 from tunebook.cli._output import only_json, print_json, say
 from tunebook.cli._run import blaming, edge
 from tunebook.cli._tables import table
@@ -19,17 +20,12 @@ def pin(
     tactic: Annotated[
         str, typer.Argument(metavar="TACTIC", help="The tactic's name, as `tunebook show` prints it, or default.")
     ],
-    cache: Annotated[
-        Path | None, typer.Option(help="The cache beside which the pin is kept. Default: this environment's.")
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="The thread count of the environment. Default: TUNEBOOK_THREADS, else what is there."),
-    ] = None,
+    cache: PinsCache = None,
+    threads: Threads = None,
     with_: Annotated[
         list[Path] | None, typer.Option("--with", help="The Python file that declares the op or the runner.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Let a tactic serve whatever was measured, at the next start; `unpin` takes that back."""
     with edge():

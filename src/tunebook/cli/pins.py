@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tunebook.cli._options import Json, PinsCache, Threads
 from tunebook.cli._output import only_json, print_json, say
 from tunebook.cli._run import blaming, edge
 from tunebook.cli._tables import table
@@ -14,18 +15,13 @@ from tunebook.cli._text import clean
 
 
 def pins(
-    cache: Annotated[
-        Path | None, typer.Option(help="The cache whose pins are shown. Default: this environment's.")
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="The thread count of the environment. Default: TUNEBOOK_THREADS, else what is there."),
-    ] = None,
+    cache: PinsCache = None,
+    threads: Threads = None,
     with_: Annotated[
         list[Path] | None,
         typer.Option("--with", help="The Python file that declares the ops or runners that are pinned."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the pins; one that is not offered any more is an error that names it."""
     with edge():

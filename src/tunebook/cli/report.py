@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tunebook._figures import size
+from tunebook.cli._options import Json, Threads, WordsCache
 from tunebook.cli._output import print_json, say
 from tunebook.cli._run import edge
 from tunebook.cli._text import clean
@@ -24,11 +25,9 @@ def report(
         Path, typer.Option("-o", "--output", metavar="FILE", help="Where the page goes; an older one is replaced.")
     ] = Path("report.html"),
     model: Annotated[str | None, typer.Option(help="For latest and previous: only runs of this model.")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="For latest, previous and cache: this cache. Default: this environment's.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="The thread count of the environment that is meant.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    cache: WordsCache = None,
+    threads: Threads = None,
+    as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about a run or a cache, or about the differences between two."""
     with edge():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunebook.cli._options import Json
 from tunebook.cli._output import only_json, print_json, progress_bar, say
 from tunebook.cli._run import blaming, edge
 
@@ -68,7 +69,7 @@ def repro(
             metavar="CTL,ACK", help="Have perf (--delay=-1 --control=fifo:CTL,ACK) count the measured calls alone."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run TACTIC on PROBLEM alone, on inputs made again, and print how to profile just this process."""
     with edge():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunebook.cli._ask import agreed, check_asked
+from tunebook.cli._options import Threads
 from tunebook.cli._output import interval, print_json, say
 from tunebook.cli._run import edge
 from tunebook.cli._tables import table
@@ -24,10 +25,7 @@ def rollback(
     cache: Annotated[
         Path | None, typer.Option(help="The cache that was promoted into. Default: this environment's.")
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="The thread count of the environment. Default: TUNEBOOK_THREADS, else what is there."),
-    ] = None,
+    threads: Threads = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document. Needs --yes.")] = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tunebook.cli._options import Json
 from tunebook.cli._output import print_json, say
 from tunebook.cli._run import edge
 from tunebook.cli._tables import table
@@ -36,7 +37,7 @@ def show(
         str | None,
         typer.Option(metavar="TEXT", help="Show this problem, or those whose key contains the text, in full."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print the verdicts and plans that a cache, a run file or a bundle holds, and what of it cannot be served.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tunebook.cli._options import Json
 from tunebook.cli._output import only_json, print_json, progress_bar, say
 from tunebook.cli._run import blaming, edge, sizes
 
@@ -75,7 +76,7 @@ def tune(
         ),
     ] = None,
     note: Annotated[str, typer.Option(help="A note for the run file.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Load MODEL, tune its kernels on what it really calls, prove the gain on the whole model, and keep the result."""
     with edge():

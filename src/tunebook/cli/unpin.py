@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tunebook.cli._options import Json, PinsCache, Threads
 from tunebook.cli._output import print_json, say
 from tunebook.cli._run import edge
 
@@ -15,14 +15,9 @@ def unpin(
     target: Annotated[
         str, typer.Argument(metavar="OP[@BUCKET]", help="What the pin is for, as `tunebook pins` prints it.")
     ],
-    cache: Annotated[
-        Path | None, typer.Option(help="The cache beside which the pin is kept. Default: this environment's.")
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="The thread count of the environment. Default: TUNEBOOK_THREADS, else what is there."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    cache: PinsCache = None,
+    threads: Threads = None,
+    as_json: Json = False,
 ) -> None:
     """Take a pin away: what was measured serves again, at the next start."""
     with edge():
