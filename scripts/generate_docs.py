@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tunebook import envs
+from tunebook import _envpage
 from tunebook.interop import FORMATS, Merges
 from tunebook.records import CacheDocument, CoverageDocument, MixDocument, RunLine
 from tunebook.store.replaced import ReplacedDocument
@@ -53,7 +53,7 @@ def formats() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "docs/environment.md": envs.markdown,
+    "docs/environment.md": _envpage.markdown,
     "docs/schemas/cache.json": partial(schema, "A cache of tunebook: winners.json", CacheDocument),
     "docs/schemas/run-line.json": partial(schema, "A line of a run file of tunebook: runs/winners.….jsonl", RunLine),
     "docs/schemas/recorded-calls.json": partial(schema, "Calls that tunebook generate has recorded", MixDocument),

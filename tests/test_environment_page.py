@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tunebook.envs import Envs, markdown
+from tunebook._envpage import markdown
+from tunebook.envs import Envs
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "tunebook"

@@ -81,6 +81,7 @@ def test_defaults_of_the_registry() -> None:
         "TUNEBOOK_BUDGET_S": 120.0,
         "TUNEBOOK_ISOLATE": "unproven",
         "TUNEBOOK_ISOLATE_TIMEOUT_S": 60.0,
+        "TUNEBOOK_FLASHINFER": False,
         "TUNEBOOK_RANK_TIMEOUT_S": 120.0,
         "TUNEBOOK_COVERAGE": False,
         "TUNEBOOK_COVERAGE_FILE": None,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tunebook.dispatch import Op, op
     from tunebook.engine import Attachment, ModelRunner, attach, autotune
     from tunebook.errors import TunebookError
-    from tunebook.integrations import flashinfer
+    from tunebook.integrations import flashinfer, sglang, triton, vllm
     from tunebook.ops import Bucket, Description, buckets, exact, multiple, pow2, requires
     from tunebook.store import Policy
 
@@ -48,6 +48,9 @@ _HOMES = {
     "op": "tunebook.dispatch",
     "pow2": "tunebook.ops",
     "requires": "tunebook.ops",
+    "sglang": "tunebook.integrations.sglang",
+    "triton": "tunebook.integrations.triton",
+    "vllm": "tunebook.integrations.vllm",
 }
 
 __all__ = [
@@ -72,6 +75,9 @@ __all__ = [
     "open_run",
     "pow2",
     "requires",
+    "sglang",
+    "triton",
+    "vllm",
 ]
 
 

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from tunebook._envpage import markdown
+from tunebook.cli._options import Json
 from tunebook.cli._output import print_json, say
 from tunebook.cli._tables import table
-from tunebook.envs import envs, markdown
+from tunebook.envs import envs
 
 
 def env(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
     page: Annotated[bool, typer.Option("--markdown", help="Print the reference page.")] = False,
 ) -> None:
     """List the environment variables that tunebook reads: type, default, current value and its source."""

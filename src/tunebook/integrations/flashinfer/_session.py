@@ -171,14 +171,13 @@ class Session:
     ) -> None:
         try:
             new = self._problems.note(op, runners, config, inputs, kwargs)
+            if self._team is None and not _is_capturing():  # ranks agree first on what serves
+                for one in new:
+                    self._look_up(one)
         except Exception as error:  # noqa: BLE001 - functions of the op; a call must not fail for being looked at
             if op not in self._silent:
                 self._silent.add(op)
                 self._ledger.miss(f"{op}: its calls cannot be collected: {type(error).__name__}: {error}")
-            return
-        if self._team is None and not _is_capturing():  # ranks agree first on what serves
-            for one in new:
-                self._look_up(one)
 
     def _look_up(self, one: Found) -> None:
         """Install what is known of a problem, and see whether that settles it."""
