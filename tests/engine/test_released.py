@@ -519,10 +519,17 @@ def test_a_family_whose_frontier_lacks_it_is_refused_before_anything_serves(worl
         return "too small" if problem.dims[0].size == 1 else None
 
     object.__setattr__(wrong, "supports", refuse)
-    with pytest.raises(UsageError, match=r"op linear, linear\|.*for all its sizes"):
+    with pytest.raises(UsageError, match=r"op linear, linear\|.*for all its sizes") as error:
         world.tune(runner, batch_invariant=True)
+    assert "--budget" not in str(error.value)
     assert runner.attachment.prepared_bytes == 0 or not runner.scope.tactics
     assert runner.attachment.released_bytes == 0
+
+
+def test_a_budget_that_leaves_sizes_out_is_said_to_be_why_one_result_cannot_be_had(world: World) -> None:
+    runner = world.start()
+    with pytest.raises(UsageError, match=r"\d+ of its \d+ sizes were not tuned: give a larger --budget"):
+        world.tune(runner, batch_invariant=True, budget_s=1e-9)
 
 
 def test_less_memory_than_one_result_needs_is_said(world: World) -> None:

@@ -150,8 +150,11 @@ def _check_invariant(usable: Sequence[Usable], weights: Mapping[str, Weights]) -
     for family, choice in by_family(usable, weights, invariant=True).items():
         if not choice.options():
             op = family.partition("|")[0]
+            left = [item for item in choice.items if not item.verdict.rounds and not item.pinned]
+            untuned = f"{len(left)} of its {len(choice.items)} sizes were not tuned: give a larger --budget; else "
             raise UsageError(
-                f"op {op}, {family}: no tactic for all its sizes gives one result whatever the batch; {REMEDY}"
+                f"op {op}, {family}: no tactic for all its sizes gives one result whatever the batch; "
+                f"{untuned if left else ''}{REMEDY}"
             )
 
 
