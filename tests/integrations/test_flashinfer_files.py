@@ -371,6 +371,29 @@ def test_an_exported_file_keeps_other_entries_but_no_siblings(stage: Stage, cach
     assert winner[2:] == ([] if policy is None else [list(policy(stage.config()))])
 
 
+def test_what_is_tuned_afresh_goes_to_a_file_of_its_own(stage: Stage, cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "v1.json"
+    start(stage, cache, flashinfer_cache=path)
+    before = path.read_bytes()
+    stage.costs["Plain", 1] = 0.1
+    for _ in range(2):
+        start(stage, cache, flashinfer_cache=path, policy="fresh")
+    assert path.read_bytes() == before
+    fresh = sorted(tmp_path.glob("runs/v1.*.json"))
+    assert len(fresh) == 2
+    for file in fresh:
+        stage.start_again()
+        with stage.module.autotune(False, cache=str(file)):
+            assert served(stage) == ("Plain", 1)
+
+
+def test_nothing_is_written_for_replay(stage: Stage, cache: Path, tmp_path: Path) -> None:
+    start(stage, cache)
+    start(stage, cache, flashinfer_cache=tmp_path / "v1.json", policy="replay")
+    assert served(stage) == ("Blocked", 1)
+    assert not (tmp_path / "v1.json").exists()
+
+
 def test_winners_out_of_the_cache_are_exported_too(stage: Stage, cache: Path, tmp_path: Path) -> None:
     start(stage, cache)
     start(stage, cache, flashinfer_cache=tmp_path / "v1.json")

@@ -36,7 +36,8 @@ def autotune(
     tuning_buckets, round_up, skip_ops, cuda_graph_profile_replays: as of ``flashinfer.autotune``; the last one with 0.7 only.
     policy:     a `Policy` or its name; an argument beats the environment variables, these beat the default (REUSE).
     budget_s:   seconds of wall clock for the tuning; by default TUNEBOOK_BUDGET_S.
-    flashinfer_cache: a FlashInfer v1 file into which the winners go as well; SGLang and vLLM load it.
+    flashinfer_cache: a FlashInfer v1 file into which the winners go as well; SGLang and vLLM load it. With FRESH a new file in
+                ``runs/`` beside it, and it is left alone; with REPLAY none.
     unchecked_ops: ops whose outputs are not compared with those of their default.
     thorough:   longer races, until choosing is expected to cost no more than 0.1 %.
     seed:       of the order in which tactics are sampled.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,19 @@ def export(package: Package, path: Path, lines: Iterable[Line]) -> str | None:
     except OSError as error:
         return f"{where} was not written: {cause(error)}"
     return None
+
+
+def beside_runs(path: Path, now: datetime, suffix: str = "") -> Path:
+    """A file in ``runs/`` beside `path` that is not there yet, with the time in its name, as run files have it.
+
+    `suffix` is what an engine adds to the names of its files.
+    """
+    runs, stamp, turn = path.parent / "runs", f"{now:%Y%m%d_%H%M%S}", 1
+    name = f"{path.stem}.{stamp}"
+    while next(runs.glob(f"{glob.escape(name)}{suffix}{path.suffix}"), None) is not None:
+        turn += 1
+        name = f"{path.stem}.{stamp}-{turn}"
+    return runs / f"{name}{path.suffix}"
 
 
 def _holds(package: Package, path: Path) -> bool:

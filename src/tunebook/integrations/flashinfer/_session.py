@@ -17,7 +17,7 @@ import msgspec
 from tunebook.devices import Device, device_of
 from tunebook.envs import envs
 from tunebook.errors import UsageError
-from tunebook.integrations.flashinfer._install import Line, export, install
+from tunebook.integrations.flashinfer._install import Line, beside_runs, export, install
 from tunebook.integrations.flashinfer._ledger import Ledger
 from tunebook.integrations.flashinfer._meter import Entrant
 from tunebook.integrations.flashinfer._package import Package, package
@@ -92,6 +92,7 @@ class Session:
             note=f"FlashInfer {self.package.version}",
         )
         self._lines: dict[str, Line] = {}
+        self._v1_file: Path | None = None  # where everything is tuned afresh
         self._problems = Problems(self.package)
         self._team: Team | None = None
         self._options = {"policy": self.policy.value, "thorough": thorough, "unchecked_ops": sorted(self._unchecked)}
@@ -289,11 +290,15 @@ class Session:
                 self.outcome.not_published = published.problem
                 logger.warning("the cache was not written: %s", published.problem)
             self.outcome.published |= published.written or not published.problem
-        if self.flashinfer_cache is not None and self._lines:
-            problem = export(self.package, self.flashinfer_cache, self._lines.values())
-            if problem is not None:
-                self.outcome.not_published = problem
-                logger.warning("%s", problem)
+        if self.flashinfer_cache is None or not self._lines or self.policy is Policy.REPLAY:
+            return
+        if self.policy is Policy.FRESH and self._v1_file is None:
+            self._v1_file = beside_runs(self.flashinfer_cache, datetime.now())
+            logger.info("FlashInfer's configurations go to %s", self._v1_file)
+        problem = export(self.package, self._v1_file or self.flashinfer_cache, self._lines.values())
+        if problem is not None:
+            self.outcome.not_published = problem
+            logger.warning("%s", problem)
 
 
 def _current_device() -> str:

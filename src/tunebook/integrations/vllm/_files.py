@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,6 @@ from tunebook.store._text import cause, one_line
 def cache_beside(file: Path) -> Path:
     """``autotune_configs_dp0_rank0.json`` is vLLM's, ``autotune_configs_dp0_rank0.tunebook.json`` tunebook's."""
     return file.with_name(f"{file.stem}.tunebook.json")
-
-
-def fresh_name(file: Path, now: datetime) -> Path:
-    """A file in ``runs/`` beside `file` that is not there yet, with the time in its name, as run files have it.
-
-    vLLM adds the rank to this name.
-    """
-    runs = file.parent / "runs"
-    stamp = f"{now:%Y%m%d_%H%M%S}"
-    turn = 1
-    while next(runs.glob(f"{file.stem}.{stamp}_*"), None) is not None:
-        turn += 1
-        stamp = f"{now:%Y%m%d_%H%M%S}-{turn}"
-    return runs / f"{file.stem}.{stamp}{file.suffix}"
 
 
 def named_as_before(file: Path, fresh: Path, before: Path) -> Path:

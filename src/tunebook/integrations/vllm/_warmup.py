@@ -102,11 +102,11 @@ class Warmup:
         """vLLM's file, or where everything is tuned afresh one of this start alone, which is not there yet."""
         file = Path(self._resolve(*args, **kwargs))
         with self._minding():
-            from tunebook.integrations.vllm._files import fresh_name
+            from tunebook.integrations.flashinfer import beside_runs
             from tunebook.store import Policy, resolve_policy
 
             if self._instead is None and resolve_policy().policy is Policy.FRESH:
-                self._instead = fresh_name(file, datetime.now()), file
+                self._instead = beside_runs(file, datetime.now(), "_*"), file
         return file if self._instead is None else self._instead[0]
 
     def _looked_at(self, path: Path, *args: Any, **kwargs: Any) -> bool:
