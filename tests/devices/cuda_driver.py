@@ -29,6 +29,9 @@ WORDS = {
     CAPTURING: "operation not permitted when stream is capturing",
     INVALIDATED: "operation failed due to a previous error during capture",
     NOT_READY: "device not ready",
+    226: "Invalid access of peer GPU memory over nvlink or a hardware error",
+    721: "tensor memory not completely freed",
+    810: "the MPS client has been terminated by the server",
 }
 
 

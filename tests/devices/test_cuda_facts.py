@@ -173,6 +173,28 @@ def test_a_fact_that_cannot_be_had_costs_no_other(refused: str, gone: str) -> No
     assert whole - part == {gone}
 
 
+@pytest.mark.parametrize(
+    ("absent", "gone"),
+    [
+        ("nvmlDeviceGetEnforcedPowerLimit", {"power_limit"}),
+        ("nvmlDeviceGetMigMode", {"mig_mode"}),
+        ("nvmlDeviceGetTemperature", set()),
+        ("nvmlDeviceGetHandleByUUID", {"clocks", "driver", "mig_mode", "power_limit"}),
+    ],
+)
+def test_a_function_that_the_package_lacks_costs_its_fact_alone(absent: str, gone: set[str]) -> None:
+    class Other(FakeNvml):
+        def __getattr__(self, name: str) -> Any:
+            if name == absent:
+                raise AttributeError(name)
+            return super().__getattr__(name)
+
+    whole = set(CudaDevice(0, Driver(), FakeNvml()).environment().soft)
+    part = CudaDevice(0, Driver(), Other())
+    assert whole - set(part.environment().soft) == gone
+    assert part.clocks().sm == (None if "clocks" in gone else 1410)
+
+
 def test_highest_clocks_that_are_not_told_are_left_out() -> None:
     soft = CudaDevice(0, Driver(), FakeNvml("nvmlDeviceGetMaxClockInfo")).environment().soft
     assert soft["clocks"] == "SM 1410 MHz, memory 2619 MHz"

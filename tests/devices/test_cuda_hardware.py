@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import tunebook as tb
 from tunebook.devices import CudaDevice, device_of
 from tunebook.devices._cuda import DeviceLostError
 from tunebook.dispatch import OPS, Binding
@@ -172,3 +175,59 @@ def test_an_access_outside_costs_a_worker_and_not_this_process(first_runs: First
     assert isinstance(run("good[n=2]"), Passed)
     first_runs.device.synchronize()
     assert bool(torch.equal(x * w, reference.cases[0].expected))
+
+
+def test_a_whole_tuning_is_kept_in_the_gpus_own_book_and_served(tmp_path: Path, clean_ops: None) -> None:
+    file, cache = tmp_path / "gpu_ops.py", tmp_path / "winners.json"
+    file.write_text(FILE)
+    load_file(file)
+    x, w = torch.randn(1, 64, device="cuda:0"), torch.randn(64, device="cuda:0")
+    with tb.autotune(device="cuda:0", cache=cache, budget_s=120) as tuning:
+        OPS["user::gpu"](x, w)
+    assert tuning.outcome is not None
+    (verdict,) = tuning.outcome.verdicts.values()
+    assert "outside" not in verdict.winner
+    kept = json.loads(cache.read_text())
+    assert kept["environment"]["hard"] == dict(device_of("cuda:0").environment().hard)
+    assert len(kept["verdicts"]) == 1
+    assert bool(torch.equal(OPS["user::gpu"](x, w), x * w))
+
+
+TRITON_FILE = """
+import torch
+import triton
+import triton.language as tl
+
+import tunebook.integrations.triton
+
+
+@tunebook.integrations.triton.op(outputs=["out_ptr"])
+@triton.autotune(configs=[triton.Config({"BLOCK": 128}), triton.Config({"BLOCK": 1024}, num_warps=8)], key=["n"])
+@triton.jit
+def add_kernel(x_ptr, y_ptr, out_ptr, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.load(x_ptr + at, mask=at < n) + tl.load(y_ptr + at, mask=at < n)
+    tl.store(out_ptr + at, total, mask=at < n)
+
+
+def add(x, y):
+    out = torch.empty_like(x)
+    add_kernel[lambda meta: (triton.cdiv(x.numel(), meta["BLOCK"]),)](x, y, out, x.numel())
+    return out
+"""
+
+
+def test_a_triton_kernel_is_tuned_and_served(tmp_path: Path, clean_ops: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    (tmp_path / "gpu_kernels.py").write_text(TRITON_FILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    add: Callable[..., torch.Tensor] = importlib.import_module("gpu_kernels").add
+    x, y = (torch.randn(1 << 20, device="cuda:0") for _ in range(2))
+    with tb.autotune(device="cuda:0", cache=tmp_path / "winners.json", budget_s=120) as tuning:
+        add(x, y)
+    assert tuning.outcome is not None
+    assert [verdict.winner.partition("[")[0] for verdict in tuning.outcome.verdicts.values()] in (
+        ["triton"],
+        ["default"],
+    )
+    assert bool(torch.equal(add(x, y), x + y))

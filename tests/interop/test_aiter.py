@@ -24,6 +24,21 @@ def book_of(path: Path) -> interop.ForeignBook:
     return book
 
 
+def test_what_the_package_ships_is_read() -> None:
+    gemm, batched, fmoe = (
+        book_of(FIXTURES / "shipped" / f"{name}.csv")
+        for name in ("bf16_tuned_gemm", "bf16_tuned_batched_gemm", "tuned_fmoe")
+    )
+
+    assert [len(book.entries) for book in (gemm, batched, fmoe)] == [8, 26, 3]
+    assert all(book.misses == () for book in (gemm, batched, fmoe))
+    entry = gemm.entries[
+        "gemm|M=64,N=256,K=5120,bias=False,dtype=torch.bfloat16,outdtype=torch.float32,scaleAB=False,cu_num=80"
+    ]
+    assert entry.seconds == pytest.approx(8.3e-6)
+    assert entry.choice == "kernelName=_ZN5aiter28bf16gemm_outf32_tn_32x64_pf3E,libtype=asm,solidx=1,splitK=10"
+
+
 def test_a_gemm_has_machine_shape_choice_and_time() -> None:
     book = book_of(GEMM)
 

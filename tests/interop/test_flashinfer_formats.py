@@ -178,6 +178,7 @@ _KEY = "('o', 'R', ((1,),), ())"
         ({_KEY: ["R", 1, [], 4]}, "not [runner, tactic] or"),
         ({_KEY: [3, 1]}, "the runner is not a name"),
         ({_KEY: ["R", 1, "hot"]}, "the measuring policy is not a list"),
+        ({_KEY: ["R", 1, None]}, "the measuring policy is not a list"),
         ({"_metadata": {"flashinfer_version": "0.7.2"}, "_records": []}, "key _records: not an object"),
         ({"_metadata": {"flashinfer_version": "0.7.2"}, "_generation": 3}, "key _generation: not a text"),
     ],
@@ -197,6 +198,7 @@ def test_a_v1_file_that_flashinfer_could_not_load_is_refused_with_its_key(
     ("text", "message"),
     [
         ('{"_metadata": {"flashinfer_version": "1"},\n "x": ["R", NaN]}', "line 2, column 13: not JSON"),
+        ('\ufeff{"_metadata": {"flashinfer_version": "1"}}', "line 1, column 1: not JSON: a mark of the byte order"),
         ('{"_metadata": {"flashinfer_version": "1"},\n\n "x": ["R", 1]', "line 3, column 15: not JSON"),
         ('{"_metadata": {"flashinfer_version": "1"}, "x": ["R", 1e999]}', "not JSON"),
         (

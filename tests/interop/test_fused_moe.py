@@ -13,6 +13,8 @@ from tunebook.errors import StoreError, UsageError
 from tunebook.interop import ForeignBook, by_name, diff, merge, open_any, write
 
 NAME = "E=8,N=14336,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"
+#: The same in SGLang, which leaves the space in the list.
+SPACED = NAME.replace("128,128", "128, 128")
 CONFIGURATION = {"BLOCK_SIZE_M": 16, "num_warps": 4}
 
 
@@ -57,8 +59,11 @@ def test_the_name_and_the_content_make_the_book(fixtures: Path) -> None:
 
 def test_sglangs_files_are_told_by_their_place_or_their_name(fixtures: Path, tmp_path: Path) -> None:
     folder = fixtures / "sglang-moe" / "triton_3_4_0"
-    assert read(folder / NAME).format == "sglang-moe"
-    assert read(folder / NAME).facts["triton_version"] == "3.4.0"
+    assert read(folder / SPACED).format == "sglang-moe"
+    assert read(folder / SPACED).facts["triton_version"] == "3.4.0"
+    assert read(folder / SPACED).facts["block_shape"] == "[128,128]"
+    shutil.copy(folder / SPACED, tmp_path)
+    assert read(tmp_path / SPACED).format == "sglang-moe"
     (down,) = folder.glob("*_down.json")
     shutil.copy(down, tmp_path)
     book = read(tmp_path / down.name)
@@ -72,12 +77,43 @@ def test_a_file_of_one_engine_becomes_one_that_the_other_can_load(fixtures: Path
     book = read(fixtures / "vllm-moe" / NAME)
     write(by_name("sglang-moe"), book, tmp_path / "configs")
     (made,) = (tmp_path / "configs").rglob("*.json")
-    assert made.relative_to(tmp_path / "configs") == Path("triton_3_4_0", NAME)
+    assert made.relative_to(tmp_path / "configs") == Path("triton_3_4_0", SPACED)
     assert loaded_by_sglang(made) == loaded_by_vllm(fixtures / "vllm-moe" / NAME)
-    assert made.read_bytes() == (fixtures / "sglang-moe" / "triton_3_4_0" / NAME).read_bytes()
+    assert made.read_bytes() == (fixtures / "sglang-moe" / "triton_3_4_0" / SPACED).read_bytes()
     assert not diff(book, read(made)).different
     write(by_name("vllm-moe"), read(made), tmp_path / "back")
     assert (tmp_path / "back" / NAME).read_bytes() == (fixtures / "vllm-moe" / NAME).read_bytes()
+
+
+@pytest.mark.parametrize("engine", ["vllm-moe", "sglang-moe"])
+def test_what_an_engine_ships_is_written_where_it_looks_for_it(engine: str, fixtures: Path, tmp_path: Path) -> None:
+    """Directory, name and bytes: indented by four or by two, with one, two or no line breaks behind it, of a nameless device."""
+    shipped = fixtures / engine / "shipped"
+    paths = sorted(shipped.rglob("*.json"))
+    assert len(paths) == 4
+    for path in paths:
+        write(by_name(engine), read(path), tmp_path)
+        made = tmp_path / path.relative_to(shipped)
+        assert made.read_bytes() == path.read_bytes()
+
+
+def test_a_directory_of_one_version_takes_files_of_that_version_or_of_none(fixtures: Path, tmp_path: Path) -> None:
+    book = read(fixtures / "vllm-moe" / NAME)
+    write(by_name("sglang-moe"), book, tmp_path / "triton_3_4_0")
+    assert (tmp_path / "triton_3_4_0" / SPACED).is_file()
+    with pytest.raises(UsageError, match=r"it is of Triton 3\.4\.0; name .*triton_3_4_0, or "):
+        write(by_name("sglang-moe"), book, tmp_path / "triton_3_5_1")
+    unknown = "E=60,N=1408,device_name=AMD_Instinct_MI300X.json"
+    write(by_name("sglang-moe"), read(fixtures / "vllm-moe" / unknown), tmp_path / "triton_3_5_1")
+    assert (tmp_path / "triton_3_5_1" / unknown).is_file()
+
+
+def test_what_sglang_has_no_name_for_is_refused(tmp_path: Path) -> None:
+    path = put(tmp_path / "E=8,N=1,device_name=x,dtype=int4_w4a16,backend=flydsl.json", {"1": CONFIGURATION})
+    with pytest.raises(UsageError, match="SGLang looks for no file of that name"):
+        write(by_name("sglang-moe"), read(path), tmp_path / "made")
+    write(by_name("vllm-moe"), read(path), tmp_path / "made")
+    assert (tmp_path / "made" / path.name).exists()
 
 
 def test_what_vllm_has_no_name_for_is_refused(fixtures: Path, tmp_path: Path) -> None:
@@ -138,7 +174,7 @@ def test_a_malformed_file_is_refused_with_its_place(document: Any, message: str,
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["config.json", "E=8.json", "E=8,N=,device_name=x.json", "E=8,N=1,device_name=.json"])
+@pytest.mark.parametrize("name", ["config.json", "E=8.json", "E=8,N=,device_name=x.json", "E=8,N=1,device=x.json"])
 def test_a_file_of_another_name_is_no_such_book(name: str, tmp_path: Path) -> None:
     path = put(tmp_path / name, {"1": CONFIGURATION})
     assert open_any(path) is None

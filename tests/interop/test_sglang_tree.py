@@ -71,7 +71,8 @@ def test_a_store_beside_a_file_of_the_same_rank_hides_neither(fixtures: Path, tm
 
 def test_runs_are_told_with_and_without_a_random_part_in_their_names(fixtures: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    for name in ("20261101_120000", "20261101_120001.6fb7a1c2", "99999999_999999"):
+    random = "6fb7a1c2d3e4f5061728394a5b6c7d8e"  # as SGLang 0.5.23 makes it
+    for name in ("20261101_120000", f"20261101_120001.{random}", "99999999_999999"):
         shutil.copy(fixtures / "flashinfer-v1" / "first.json", tmp_path / "runs" / f"rank_tp0_pp0_dp0.{name}.json")
     (tmp_path / "runs" / "notes.json").write_text("{}")
     found = history([tmp_path / "runs"])
@@ -80,7 +81,15 @@ def test_runs_are_told_with_and_without_a_random_part_in_their_names(fixtures: P
         "2026-11-01 12:00:01",
         "2026-11-01 12:00:00",
     ]
-    assert read(tmp_path).facts["runs"] == "3"
+    assert (read(tmp_path).facts["runs"], read(tmp_path).facts["ranks"]) == ("3", "1")
+
+
+def test_history_passes_over_what_is_being_written(fixtures: Path, tmp_path: Path) -> None:
+    """FlashInfer writes beside the file, and leaves that there when it is killed."""
+    whole = (fixtures / "flashinfer-v1" / "first.json").read_bytes()
+    (tmp_path / "autotune_configs_dp0_rank0.json").write_bytes(whole)  # vLLM's
+    (tmp_path / ".autotuner_x1y2z3.tmp").write_bytes(whole[: len(whole) // 2])
+    assert [Path(entry.path).name for entry in history([tmp_path])] == ["autotune_configs_dp0_rank0.json"]
 
 
 def test_history_of_what_holds_no_book_is_refused(tmp_path: Path) -> None:

@@ -194,11 +194,48 @@ def test_a_book_with_trials_becomes_t4(tmp_path: Path) -> None:
     ]
 
 
+def test_a_winner_with_a_time_is_a_trial_and_one_without_is_left_out(tmp_path: Path) -> None:
+    tunable = interop.open_any(FIXTURES / "tunableop" / "tunableop_results0.csv")
+    assert tunable is not None
+    timed = {key: entry for key, entry in tunable.entries.items() if entry.seconds is not None}
+    assert 0 < len(timed) < len(tunable.entries)
+
+    FORMAT.write(tunable, tmp_path / "results.json")
+
+    found = book_of(tmp_path / "results.json").entries
+    assert {key: entry.choice for key, entry in found.items()} == {
+        key: f"tactic={entry.choice}" for key, entry in timed.items()
+    }
+    assert [entry.seconds for entry in found.values()] == [pytest.approx(entry.seconds) for entry in timed.values()]
+    assert any("without a time" in str(loss) for loss in interop.losses(FORMAT, "tunableop"))
+
+
+def test_every_problem_with_a_time_becomes_t4_beside_those_with_trials(tmp_path: Path) -> None:
+    trtllm = interop.open_any(FIXTURES / "trtllm" / "autotuner_cache.json")
+    assert trtllm is not None
+    assert {bool(entry.trials) for entry in trtllm.entries.values()} == {True, False}
+
+    FORMAT.write(trtllm, tmp_path / "results.json")
+
+    assert book_of(tmp_path / "results.json").entries.keys() == trtllm.entries.keys()
+
+
+def test_winners_of_several_runners_are_no_failures(tmp_path: Path) -> None:
+    """FlashInfer keeps no times: which runner's entry it serves is open, and none of them failed."""
+    shapes = "((1, 2),), ())"
+    winners = {f"('op', '{runner}', {shapes}": [runner, 1] for runner in ("A", "B")}
+    (tmp_path / "book.json").write_text(json.dumps({"_metadata": {"flashinfer_version": "1"}, **winners}))
+    book = interop.open_any(tmp_path / "book.json")
+    assert book is not None
+    with pytest.raises(UsageError, match="this book of flashinfer-v1 has none"):
+        FORMAT.write(book, tmp_path / "results.json")
+
+
 def test_a_book_without_trials_does_not(tmp_path: Path) -> None:
     helion = interop.open_any(next((FIXTURES / "helion").glob("*.best_config")))
     assert helion is not None
 
-    with pytest.raises(UsageError, match="T4 holds trials, and this book of helion has none"):
+    with pytest.raises(UsageError, match="T4 holds trials with their times, and this book of helion has none"):
         FORMAT.write(helion, tmp_path / "results.json")
     assert not (tmp_path / "results.json").exists()
 

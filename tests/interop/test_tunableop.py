@@ -24,6 +24,16 @@ def book_of(path: Path) -> interop.ForeignBook:
     return book
 
 
+def test_what_pytorch_wrote_is_read() -> None:
+    """It wrote what make_tunableop.py handed to it: of a sizes' two lines the first, 0 for a time that was missing."""
+    book = book_of(FIXTURE.with_name("pytorch.csv"))
+
+    assert book.facts == {"PT_VERSION": "2.9.1"}
+    assert book.misses == ()
+    assert {entry.choice for entry in book.entries.values()} == {"Default"}
+    assert [entry.seconds for entry in book.entries.values()] == [1.26215e-3, 3.31e-5, None, 2.93e-5]
+
+
 def test_validators_and_entries_have_their_values() -> None:
     book = book_of(FIXTURE)
 

@@ -146,6 +146,34 @@ def test_an_infinity_of_the_other_sign_fails() -> None:
     assert isinstance(compare(got, expected), str)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_values_near_the_ends_of_a_dtypes_range_are_compared(dtype: torch.dtype, size: float) -> None:
+    """Squares and differences of such values do not fit into the dtype that they have."""
+    size = {torch.float16: {1e-30: 6e-5, 1.0: 1.0, 1e30: 6e4}[size]}.get(dtype, size)
+    expected = tensor(dtype=dtype).sign() * size
+    assert compare(expected.clone(), expected) == 0.0
+    assert isinstance(compare(-expected, expected), str)
+    assert isinstance(compare(expected * 0.9, expected), str)
+
+
+def test_expected_values_are_left_as_they_are() -> None:
+    for dtype in DTYPES:
+        expected = tensor(dtype=dtype)
+        before, got = expected.clone(), expected.clone()
+        got[0, 0] += 100 * TOO_MUCH[dtype]
+        compare(got, expected)
+        assert torch.equal(expected, before)
+
+
+def test_an_output_that_is_not_contiguous_where_the_defaults_is_fails() -> None:
+    expected = tensor()
+    turned = expected.t().contiguous().t()
+    assert "strides" in str(compare(turned, expected))
+    assert compare(expected, turned) == 0.0
+    assert compare(turned, turned) == 0.0
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool], ids=str)
 def test_whole_numbers_must_be_equal(dtype: torch.dtype) -> None:
     expected = torch.tensor([[0, 1, 1], [1, 0, 1]], dtype=dtype)

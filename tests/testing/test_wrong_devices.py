@@ -39,6 +39,18 @@ def backwards() -> float:
     return -time.perf_counter()
 
 
+def test_a_clock_that_goes_back_over_other_work() -> None:
+    start = [0.0]
+
+    @contextmanager
+    def stream() -> Iterator[None]:
+        start[0] -= 0.5
+        yield
+
+    text = said(clock=lambda: time.perf_counter() + start[0], stream=stream)
+    assert "its clock goes back over work in its stream" in text
+
+
 @pytest.mark.parametrize(
     ("clock", "words"),
     [
@@ -110,6 +122,30 @@ def test_a_capture_that_is_wrong_or_not_told_of() -> None:
     assert "capture raises OSError" in said(capture=_failing)
     zero = torch.zeros(8)
     assert "a captured call gives another result" in said(no_capture=lambda: None, capture=lambda call: lambda: zero)
+    assert "a replay does not run the call again" in said(no_capture=lambda: None, capture=_frozen)
+    assert "an error of a call that is captured vanishes" in said(no_capture=lambda: None, capture=_silent)
+    assert "capture raises OSError" in said(no_capture=lambda: None, capture=_renaming)
+
+
+def _frozen(call: Any) -> Any:
+    result = call()
+    return lambda: result
+
+
+def _silent(call: Any) -> Any:
+    def replay() -> Any:
+        with suppress(Exception):
+            return call()
+
+    return replay
+
+
+def _renaming(call: Any) -> Any:
+    try:
+        call()
+    except Exception as error:
+        raise OSError("broken") from error
+    return call
 
 
 def _failing(call: Any) -> Any:

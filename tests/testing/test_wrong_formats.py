@@ -153,6 +153,29 @@ def test_what_does_not_come_back(fixture: Path) -> None:
     assert "writing it back raises OSError" in said(fixture, write=_raising(OSError("disk")))
 
 
+def test_a_value_that_is_not_even_read(fixture: Path) -> None:
+    """What reading drops is in no book, so that only the file tells."""
+
+    def read(self: Mine, path: Path) -> ForeignBook:
+        book = Mine.read(self, path)
+        kept = {"mine": book.content["mine"]}
+        return ForeignBook(path=path, format=self.name, facts={}, entries=book.entries, content=kept)
+
+    fixture.write_text('{"mine":  {"one": 1},  "version": 3}')
+    assert "a value of the file does not come back" in said(fixture, read=read, fidelity="values")
+    check_format(type("Whole", (Mine,), {"fidelity": "values"})(), [fixture])
+    check_format(type("Less", (Mine,), {"fidelity": "lossy", "read": read, "lost": ("version",)})(), [fixture])
+
+
+def test_reading_that_changes_the_file(fixture: Path) -> None:
+    def read(self: Mine, path: Path) -> ForeignBook:
+        book = Mine.read(self, path)
+        path.write_bytes(path.read_bytes() + b" ")
+        return book
+
+    assert "reading it changes the file" in said(fixture, read=read)
+
+
 def _raising(error: Exception) -> Any:
     def raising(self: Any, *args: Any) -> Any:
         raise error

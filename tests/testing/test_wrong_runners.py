@@ -115,6 +115,44 @@ def test_it_changes_its_arguments(op: Any) -> None:
 
     assert "argument 0 was changed by the call" in said(op, on_input)
     assert "the weights were changed by the call" in said(op, on_weights)
+    op.runners.pop("mine", None)
+
+    def much(x, weight):
+        made = x @ weight.t()
+        weight.add_(1)
+        return made
+
+    assert "the weights were changed by the call" in said(op, much), "and not the outputs that are wrong for it"
+
+
+def test_its_output_is_an_argument(clean_ops: None) -> None:
+    """As that of a conversion where there is nothing to convert."""
+
+    def rows(problem: Problem, sizes: Mapping[str, int], seed: int) -> tuple[Any, ...]:
+        return (torch.randn(sizes["M"], 4, generator=torch.Generator().manual_seed(seed)),)
+
+    @tb.op("contract::plus", buckets={"x": {0: tb.pow2(name="M")}}, example=rows)
+    def plus(x):
+        return x + 0.0
+
+    @tb.op("contract::same", buckets={"x": {0: tb.pow2(name="M")}}, example=rows)
+    def same(x):
+        return x
+
+    for op in (plus, same):
+        op.runner("mine")(lambda x: x.view(-1, 4))
+    with pytest.raises(ContractError, match="its output is memory of an argument; return memory of its own"):
+        check_runner(plus, "mine", ["contract::plus|x.1=4|fp32|M≤8"])
+    assert check_runner(same, "mine", ["contract::same|x.1=4|fp32|M≤8"]), "the op's own function gives it as well"
+
+
+def test_its_output_has_other_strides(op: Any) -> None:
+    """A model takes views of what a linear layer returns."""
+
+    def turned(x, weight):
+        return (weight @ x.t()).t()
+
+    assert "strides (1, 5), not (12, 1)" in said(op, turned)
 
 
 def test_it_forgets_to_write_a_part(op: Any) -> None:

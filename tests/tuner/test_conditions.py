@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tunebook as tb
-from tunebook.devices import CpuDevice, Flush
+from tunebook.devices import CpuDevice, DeviceLostError, Flush
 from tunebook.dispatch import Binding, Op, Scope, collecting
 from tunebook.errors import OpError, UsageError
 from tunebook.kernels import experts
@@ -238,6 +238,15 @@ def test_a_tactic_that_cannot_be_captured_is_named_with_what_to_do() -> None:
     layers, inputs = layers_of(1)
     with pytest.raises(OpError, match=r"op scaled: other cannot be captured.*not permitted.*'eager'"):
         contender(Tactic(runner="other"), layers, inputs, Conditions(capture=refuse))
+
+
+def test_a_device_that_is_lost_in_a_capture_is_not_told_as_a_fault_of_the_capture() -> None:
+    def lose(call: Callable[[], Any]) -> Callable[[], Any]:
+        raise DeviceLostError("cuda:0: an illegal memory access was encountered")
+
+    layers, inputs = layers_of(1)
+    with pytest.raises(DeviceLostError, match="illegal memory access"):
+        contender(Tactic(runner="other"), layers, inputs, Conditions(capture=lose))
 
 
 # ----------------------------------------------------------------------------------------------------------- policies

@@ -25,6 +25,7 @@ def books(paths: Sequence[Path], command: str) -> list[ForeignBook] | None:
     """
     from tunebook.errors import UsageError
     from tunebook.interop import open_any
+    from tunebook.store import read_any
 
     found = [open_any(path) for path in paths]
     known = [book for book in found if book is not None]
@@ -32,6 +33,7 @@ def books(paths: Sequence[Path], command: str) -> list[ForeignBook] | None:
         return None
     if len(known) < len(found):
         own = next(path for path, book in zip(paths, found, strict=True) if book is None)
+        read_any(own)  # one that is no book at all is named for that
         raise UsageError(
             f"{known[0].path} is of {known[0].format} and {own} is not; `tunebook {command}` takes two alike"
         )

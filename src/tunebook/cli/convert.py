@@ -50,7 +50,7 @@ def convert(
                 }
             )
             return
-        say(f"{clean(output)}: {kind.name}, {len(book.entries)} entries, of {clean(book.path)} ({source})")
+        say(f"{clean(output)}: {kind.name}, of {clean(book.path)} ({source}, {len(book.entries)} entries)")
         for loss in lost:
             say(f"{kind.name} does not hold: {loss}")
         for miss in book.misses:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tunebook.cli._ask import agreed, check_asked
+from tunebook.cli._options import Threads
 from tunebook.cli._output import only_json, print_json, say
 from tunebook.cli._run import edge
 from tunebook.cli._tables import table
@@ -15,6 +17,7 @@ from tunebook.cli._text import clean
 
 if TYPE_CHECKING:
     from tunebook.book.bundle import Import, Taken
+    from tunebook.records import Environment
 
 #: So many of what is not taken are shown; `--json` has all.
 SHOWN = 20
@@ -24,7 +27,11 @@ def import_(
     bundle: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle that `tunebook export` wrote.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     cache: Annotated[Path | None, typer.Option(help="The cache that takes it. Default: this environment's.")] = None,
-    threads: Annotated[int | None, typer.Option(help="The thread count of the environment that is meant.")] = None,
+    threads: Threads = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="The device that the winners are for, as cuda:1. Default: cpu or cuda:0, as the bundle is."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document. Needs --yes.")] = False,
 ) -> None:
     """Take the winners and plans of a bundle into the cache, and its runs beside it. What the cache holds is not lost.
@@ -36,12 +43,11 @@ def import_(
         check_asked("import", yes=yes, as_json=as_json)
         with only_json(as_json):
             from tunebook.book.bundle import plan_import, take
-            from tunebook.devices import device_of
             from tunebook.engine import set_threads
             from tunebook.store import Location
 
             set_threads(threads)
-            environment = device_of("cpu").environment()
+            environment = _environment(bundle, device)
             chosen = plan_import(bundle, environment, Location.of(environment, cache))
         if not as_json:
             _print(chosen)
@@ -52,6 +58,27 @@ def import_(
             _conclude(chosen, taken)
     if taken is not None and taken.problem:
         raise SystemExit(3)
+
+
+def _environment(bundle: Path, device: str | None) -> Environment:
+    """Of the device that is named, else of the kind that the bundle was made on. Raises UsageError where there is none here."""
+    from tunebook.devices import device_of
+    from tunebook.errors import StoreError, UsageError
+    from tunebook.store import read_any
+
+    if device is not None:
+        return device_of(device).environment()
+    made_on = ""
+    with suppress(StoreError):  # what is wrong with the bundle is said when it is imported
+        found = read_any(bundle)
+        made_in = getattr(found, "environment", None)
+        made_on = "" if made_in is None else made_in.hard.get("device", "")
+    if not made_on.startswith("cuda "):
+        return device_of("cpu").environment()
+    try:
+        return device_of("cuda").environment()
+    except UsageError as error:
+        raise UsageError(f"{clean(bundle)}: its winners are for {clean(made_on)}, and {error}") from error
 
 
 def _print(chosen: Import) -> None:

@@ -17,6 +17,8 @@ _HEAD = re.compile(r"\((?P<op>'[^'\\]*'|\"[^\"\\]*\"), (?P<runner>'[^'\\]*'|\"[^
 _SHAPE = re.compile(r"\(([0-9, ]*)\)")
 #: The longest key that is taken apart by Python's parser.
 _LONGEST_KEY: Final = 20_000
+#: Why a trial has no time where several runners have an entry: none of them failed.
+ONE_OF_SEVERAL: Final = "one of several runners"
 #: What a FlashInfer policy reads like: a flat list of names and values.
 _LONGEST_POLICY: Final = 64
 
@@ -108,10 +110,18 @@ def entries_of(records: Iterable[Record]) -> dict[str, Entry]:
             op=name if key is None else key.op,
             problem="" if key is None else key.problem,
             choice=" or ".join(choices),
-            trials=tuple(Trial(tactic=choice, reason="one of several runners") for choice in choices)
-            if len(choices) > 1
-            else (),
+            trials=tuple(Trial(tactic=choice, reason=ONE_OF_SEVERAL) for choice in choices) if len(choices) > 1 else (),
         )
+    return found
+
+
+def entries_of_products(products: Mapping[str, Any]) -> dict[str, Entry]:
+    """What products keep beside the winners (``_records``), such as SGLang's of MegaMoE: an entry a record of a namespace."""
+    found = {}
+    for namespace, records in products.items():
+        for name, value in records.items() if isinstance(records, Mapping) else (("", records),):
+            key = f"{namespace}: {name}" if name else namespace
+            found[key] = Entry(key=key, op=namespace, problem=name, choice=canonical(value))
     return found
 
 

@@ -94,7 +94,8 @@ def _books(path: Path, opened: Callable[[Path], ForeignBook | None]) -> list[For
     places = list(itertools.islice(leaves_below(path), MAX_BOOKS + 1))
     if not places and (whole := opened(path)) is not None:
         return [whole]
-    places = places or [one for one in sorted(path.iterdir()) if one.is_file()]
+    # What begins with a dot is being written, or was left when its writer was killed.
+    places = places or [one for one in sorted(path.iterdir()) if one.is_file() and not one.name.startswith(".")]
     if len(places) > MAX_BOOKS:
         raise StoreError(f"{path}: more than {MAX_BOOKS} books are not read; name some of them")
     books = [book for place in places if (book := opened(place)) is not None]

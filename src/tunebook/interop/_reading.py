@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -70,6 +71,8 @@ def parse_json(path: Path, data: bytes) -> Any:
     Raises ``StoreError`` with the place for what is not JSON, for a name that occurs twice in one object, and for a
     number that no float holds.
     """
+    if data.startswith(BOM_UTF8):
+        refuse(path, "not JSON: a mark of the byte order stands before it", "line 1, column 1")
     try:
         value = msgspec.json.decode(data)
         twice = repeated_names(data)

@@ -9,7 +9,8 @@ from statistics import median
 from typing import Any, Final
 
 from tunebook.errors import UsageError
-from tunebook.interop._format import ForeignBook
+from tunebook.interop._flashinfer import ONE_OF_SEVERAL
+from tunebook.interop._format import ForeignBook, Trial
 from tunebook.interop.kernel_tuner import Content, failed
 from tunebook.records import Rejected, Tactic, Timed
 from tunebook.store import Run
@@ -27,6 +28,9 @@ _TIMES: Final = {
     "strategy_time": "search_algorithm",
     "verification_time": "validation",
 }
+
+#: Why a winner is not written: it did not fail.
+_NO_TIME: Final = "no time"
 
 Result = dict[str, Any]
 
@@ -80,17 +84,23 @@ def of_cache(content: Content) -> list[Result]:
 
 
 def of_trials(book: ForeignBook) -> list[Result]:
-    """A result for each trial. Raises ``UsageError`` for a book that has none."""
+    """A result for each trial, and for each winner with a time of an entry without trials.
+
+    Raises ``UsageError`` for a book that has neither.
+    """
     results = []
     for key, entry in book.entries.items():
-        for trial in entry.trials:
+        trials = entry.trials or (Trial(tactic=entry.choice, seconds=entry.seconds, reason=_NO_TIME),)
+        for trial in trials:
             configuration = {"tactic": trial.tactic}
-            if trial.seconds is None:
-                results.append(_result(key, configuration, "runtime", ()))
-            else:
+            if trial.seconds is not None:
                 results.append(_result(key, configuration, CORRECT, (trial.seconds * 1e3,)))
+            elif trial.reason not in (_NO_TIME, ONE_OF_SEVERAL):
+                results.append(_result(key, configuration, "runtime", ()))
     if not results:
-        raise UsageError(f"{one_line(book.path)}: T4 holds trials, and this book of {book.format} has none")
+        raise UsageError(
+            f"{one_line(book.path)}: T4 holds trials with their times, and this book of {book.format} has none"
+        )
     return results
 
 

@@ -15,10 +15,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from tunebook.errors import UsageError
-from tunebook.interop._flashinfer import Key, Record, check_record, entries_of, problem_of, shadowed
-from tunebook.interop._format import Fidelity, ForeignBook, Format, Loss
+from tunebook.interop._flashinfer import (
+    Key,
+    Record,
+    check_record,
+    entries_of,
+    entries_of_products,
+    problem_of,
+    shadowed,
+)
+from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss
 from tunebook.interop._reading import MAX_ENTRIES, canonical, head_members, parse_json, read_bytes, refuse, replace
+from tunebook.store import Miss
 from tunebook.store._text import one_line
+from tunebook.store.misses import Misses
 
 METADATA: Final = "_metadata"
 RECORDS: Final = "_records"
@@ -40,17 +50,30 @@ class Content:
         return found
 
     def records(self) -> list[Record]:
-        """The entries, which were checked when the file was read."""
+        """The entries that FlashInfer serves; they were checked when the file was read."""
         return [
             Record(
                 key=key,
                 runner=value[0],
                 tactic=value[1],
-                policy=None if len(value) < 3 or value[2] is None else tuple(value[2]),
+                policy=None if len(value) < 3 else tuple(value[2]),
             )
             for key, value in self.document.items()
-            if key not in _OWN
+            if key not in _OWN and not _passed_over(value)
         ]
+
+    def misses(self, path: Path) -> tuple[Miss, ...]:
+        """The entries that FlashInfer passes over when it loads the file, `path`."""
+        found = Misses(one_line(path))
+        for key, value in self.document.items():
+            if key not in _OWN and _passed_over(value):
+                said = f"{value[0]}[{value[1]}]: FlashInfer passes over cuDNN's tactics that are numbers, and tunes them anew"
+                found.add(Miss(kind="entry", where=f"{one_line(path)}, key {one_line(key)}", detail=one_line(said)))
+        return found.known()
+
+    def entries(self) -> dict[str, Entry]:
+        """The winners, and what products keep beside them."""
+        return {**entries_of_products(self.document.get(RECORDS, {})), **entries_of(self.records())}
 
 
 class FlashInferV1:
@@ -79,11 +102,13 @@ class FlashInferV1:
 
     def read(self, path: Path) -> ForeignBook:
         content = parse(path, read_bytes(path))
-        entries = entries_of(content.records())
+        entries = content.entries()
         facts = {name: canonical(value) for name, value in content.metadata.items()}
         if several := shadowed(entries):
             facts["problems with entries of several runners"] = str(several)
-        return ForeignBook(path=path, format=self.name, facts=facts, entries=entries, content=content)
+        return ForeignBook(
+            path=path, format=self.name, facts=facts, entries=entries, misses=content.misses(path), content=content
+        )
 
     def write(self, book: ForeignBook, path: Path) -> None:
         replace(path, encode(content_of(book)))
@@ -91,15 +116,15 @@ class FlashInferV1:
     def merge(self, first: ForeignBook, second: ForeignBook) -> ForeignBook:
         one, other = content_of(first), content_of(second)
         check_same(first.path, one.metadata, second.path, other.metadata)
-        records = {**other.document.get(RECORDS, {}), **one.document.get(RECORDS, {})}
+        records = _products(one.document.get(RECORDS, {}), other.document.get(RECORDS, {}))
         winners = {name: value for name, value in other.document.items() if name not in _OWN}
         # A runner that won in the first book only shows if the same problem's other runners are out of its way.
-        taken = {problem_of(name) for name in one.document if name not in _OWN}
+        taken = {problem_of(record.key) for record in one.records()}
         kept = {name: value for name, value in winners.items() if problem_of(name) not in taken}
         merged = document(one.metadata or other.metadata, {**kept, **_winners(one.document)}, records)
         content = Content(document=merged)
         return ForeignBook(
-            path=first.path, format=self.name, facts=first.facts, entries=entries_of(content.records()), content=content
+            path=first.path, format=self.name, facts=first.facts, entries=content.entries(), content=content
         )
 
 
@@ -113,7 +138,7 @@ def content_of(book: ForeignBook) -> Content:
     convert = getattr(book.content, "as_v1", None)
     if convert is None:
         raise UsageError(
-            f"{book.path}: a {book.format} book cannot become one of FlashInfer's: it has none of its keys"
+            f"{book.path}: a book of {book.format} cannot become one of FlashInfer's: it has none of its keys"
         )
     found: Content = convert(book.path)
     return found
@@ -124,11 +149,13 @@ def parse(path: Path, data: bytes) -> Content:
     found = parse_json(path, data)
     if not isinstance(found, dict):
         refuse(path, "not FlashInfer's: the document is not an object")
-    if len(found) > MAX_ENTRIES:
-        refuse(path, f"{len(found)} entries are more than the {MAX_ENTRIES} that are read")
     for name in (METADATA, RECORDS):
         if not isinstance(found.get(name, {}), dict):
             refuse(path, "not an object", f"key {name}")
+    products = found.get(RECORDS, {}).values()
+    count = len(found) + sum(len(records) for records in products if isinstance(records, dict))
+    if count > MAX_ENTRIES:
+        refuse(path, f"{count} entries are more than the {MAX_ENTRIES} that are read")
     if not isinstance(found.get(GENERATION), str | None):
         refuse(path, "not a text", f"key {GENERATION}")
     for name in (METADATA, RECORDS):
@@ -142,6 +169,8 @@ def parse(path: Path, data: bytes) -> Content:
         place = f"key {key}"
         if not isinstance(value, list) or not 2 <= len(value) <= 3:
             refuse(path, "not [runner, tactic] or [runner, tactic, measuring policy]", place)
+        if len(value) > 2 and not isinstance(value[2], list):
+            refuse(path, "the measuring policy is not a list", place)
         check_record(path, place, key, value[0], value[1], value[2] if len(value) > 2 else None)
     return Content(document=found)
 
@@ -180,6 +209,22 @@ def check_same(first: Path, one: Mapping[str, Any], second: Path, other: Mapping
                 f"{one_line(canonical(one.get(name)))} and {one_line(canonical(other.get(name)))}); FlashInfer would serve "
                 "one of them alone, keep them apart"
             )
+
+
+def _passed_over(value: Any) -> bool:
+    """A number was once the place of a plan in cuDNN's list, which another version orders otherwise."""
+    runner, tactic = value[0], value[1]
+    return runner.startswith("Cudnn") and isinstance(tactic, int) and tactic >= 0
+
+
+def _products(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """What products keep in both: of a namespace each record, and for one that both have the first's."""
+    merged = {**other, **one}
+    for namespace, mine in one.items():
+        theirs = other.get(namespace)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            merged[namespace] = {**theirs, **mine}
+    return merged
 
 
 def _winners(found: Mapping[str, Any]) -> dict[str, Any]:

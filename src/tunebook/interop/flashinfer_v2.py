@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,15 @@ from tunebook.errors import StoreError, UsageError
 from tunebook.interop import flashinfer_v1
 from tunebook.interop._flashinfer import Record, check_record, entries_of, key_fields, problem_of, shadowed
 from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss
-from tunebook.interop._reading import MAX_ENTRIES, canonical, parse_json, read_bytes, refuse, replace_tree
+from tunebook.interop._reading import (
+    MAX_DEPTH,
+    MAX_ENTRIES,
+    canonical,
+    parse_json,
+    read_bytes,
+    refuse,
+    replace_tree,
+)
 from tunebook.store import Miss
 from tunebook.store._text import one_line
 from tunebook.store.misses import Misses
@@ -28,6 +37,7 @@ ENTRIES: Final = "entries"
 #: The largest entry or manifest that is read: they have some hundred bytes.
 MAX_ENTRY_BYTES: Final = 2**20
 MAX_ENVIRONMENTS: Final = 1000
+_HASH: Final = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +85,7 @@ class FlashInferV2:
     lost = (
         Loss("entries that FlashInfer does not serve: they are named when the store is read"),
         Loss("white space of files that FlashInfer did not write itself"),
-        Loss("`_records`, `_generation`", "flashinfer-v1"),
+        Loss("`_records`, `_generation`, entries that FlashInfer passes over: they are named", "flashinfer-v1"),
     )
 
     def detects(self, path: Path, head: bytes) -> bool:
@@ -113,12 +123,18 @@ def read_store(path: Path) -> tuple[Content, tuple[Miss, ...]]:
     directories = _directories(path)
     if not directories:
         refuse(path, f"there is no {SCHEMA} store here: no directory with {MANIFEST} and {ENTRIES}/")
+    if not any(map(_has_manifest, directories)):
+        refuse(directories[0], f"there is no {MANIFEST}, which says for which environment the entries are")
     if len(directories) > MAX_ENVIRONMENTS:
         refuse(path, f"{len(directories)} environments are more than the {MAX_ENVIRONMENTS} that are read")
     misses = Misses(one_line(path))
     environments: dict[str, Environment] = {}
     count = 0
     for directory in directories:
+        if not _has_manifest(directory):
+            detail = f"there is no {MANIFEST}, which says for which environment the entries are; they are left out"
+            misses.add(Miss(kind="environment", where=one_line(directory), detail=detail))
+            continue
         manifest = _object(directory / MANIFEST)
         expected = environment_hash(manifest)
         if directory.name != expected:
@@ -196,7 +212,10 @@ def _shown(content: Content) -> tuple[dict[str, Entry], dict[str, str]]:
 
 
 def _directories(path: Path) -> list[Path]:
-    """The directories of environments: `path` itself, or those in its ``v2``, or in it where it is that."""
+    """The directories of environments: `path` itself, or those in its ``v2``, or in it where it is that.
+
+    One of whose manifest there is nothing, as where copying a store was broken off, is among them if its name is of a hash.
+    """
     if _is_environment(path):
         return [path]
     for below in (path / SCHEMA, *([path] if path.name == SCHEMA else [])):
@@ -211,9 +230,13 @@ def _directories(path: Path) -> list[Path]:
 
 def _is_environment(path: Path) -> bool:
     try:
-        return (path / MANIFEST).is_file() and (path / ENTRIES).is_dir()
+        return (path / ENTRIES).is_dir() and (_has_manifest(path) or _HASH.fullmatch(path.name) is not None)
     except (OSError, ValueError):
         return False
+
+
+def _has_manifest(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
 
 
 def _files(directory: Path) -> list[Path]:
@@ -224,13 +247,15 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    found = parse_json(path, read_bytes(path, MAX_ENTRY_BYTES))
+    data = read_bytes(path, MAX_ENTRY_BYTES)
+    found = parse_json(path, data)
     if not isinstance(found, dict):
         refuse(path, "it is not an object")
-    try:
-        canonical(found)
-    except ValueError as error:
-        refuse(path, str(error))
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:  # else it cannot be nested deeper
+        try:
+            canonical(found)
+        except ValueError as error:
+            refuse(path, str(error))
     return found
 
 

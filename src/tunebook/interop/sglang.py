@@ -22,11 +22,15 @@ from tunebook.interop._format import Entry, Fidelity, ForeignBook, Format, Loss
 from tunebook.interop._reading import MAX_ENTRIES, canonical, read_bytes, refuse, replace_tree
 from tunebook.store import Miss
 
-#: ``rank_tp0_pp0_dp0``, and for one start its time behind it, and in some versions a random part.
-LEAF: Final = re.compile(r"(?P<rank>rank_tp\d+_pp\d+_dp\d+)(?:\.(?P<time>\d{8}_\d{6}))?(?:\.[A-Za-z0-9-]+)?")
+#: ``rank_tp0_pp0_dp0``, with ``_gpu<UUID>`` where one device alone may use it (MegaMoE); for one start its time behind it, and a
+#: random part, which older versions leave out.
+LEAF: Final = re.compile(
+    r"(?P<rank>rank_tp\d+_pp\d+_dp\d+(?:_gpu[A-Za-z0-9-]+)?)(?:\.(?P<time>\d{8}_\d{6}))?(?:\.[A-Za-z0-9-]+)?"
+)
 TIME: Final = re.compile(r"\d{8}_\d{6}")
 RUNS: Final = "runs"
-_TENSOR_RANK: Final = re.compile(r"_tp\d+(?=_pp)")
+#: What ranks that run the same layers do not share of their names.
+_OWN_PART: Final = re.compile(r"_tp\d+(?=_pp)|_gpu[A-Za-z0-9-]+(?=[./]|$)")
 #: What the leaf of a book that is of no rank is called.
 _FIRST: Final = "rank_tp0_pp0_dp0"
 _MAX_DEPTH: Final = 8
@@ -85,7 +89,8 @@ class SGLangTree:
                 leaves[name], missed = flashinfer_v2.read_store(leaf)
                 misses.extend(missed)
             else:
-                leaves[name] = flashinfer_v1.parse(leaf, read_bytes(leaf))
+                leaves[name] = found = flashinfer_v1.parse(leaf, read_bytes(leaf))
+                misses.extend(found.misses(leaf))
         if not leaves:
             refuse(path, "there is no file or store of a rank in it (rank_tp…_pp…_dp…)")
         return _book(path, Content(leaves=leaves), tuple(misses))
@@ -140,6 +145,14 @@ def leaves_below(path: Path) -> Iterator[Path]:
         yield from (Path(here, name) for name in sorted([*stores, *ranked]))
 
 
+def rank_of(name: str) -> tuple[str, str]:
+    """Of which model and rank a leaf is, by its path."""
+    *parents, own = Path(name).parts
+    found = LEAF.fullmatch(own.removesuffix(".json"))
+    kept = [part for part in parents if part != RUNS and not TIME.fullmatch(part)]
+    return "/".join(kept), found["rank"] if found else own
+
+
 def is_run(name: str) -> bool:
     """Whether a leaf, by its path, is of a single start."""
     *parents, own = Path(name).parts
@@ -160,7 +173,7 @@ def _entries(path: Path, content: Content) -> dict[str, dict[str, Entry]]:
     found: dict[str, dict[str, Entry]] = {}
     for name, leaf in content.current().items():
         if isinstance(leaf, flashinfer_v1.Content):
-            own = entries_of(leaf.records())
+            own = leaf.entries()
         else:
             several = len(leaf.environments) > 1
             own = {
@@ -194,7 +207,7 @@ def _facts(content: Content, entries: Mapping[str, Mapping[str, Entry]]) -> dict
     for name in dict.fromkeys(name for environment in environments for name in environment):
         values = sorted({environment.get(name, "not told") for environment in environments})
         facts[name] = " or ".join(values)
-    facts["ranks"] = str(len(current))
+    facts["ranks"] = str(len({rank_of(name) for name in current}))
     if runs := sum(is_run(name) for name in content.leaves):
         facts[RUNS] = str(runs)
     if (differing := _disagreeing(entries)) is not None:
@@ -207,7 +220,7 @@ def _disagreeing(entries: Mapping[str, Mapping[str, Entry]]) -> int | None:
     groups: dict[str, list[Mapping[str, Entry]]] = {}
     for name, own in entries.items():
         if not is_run(name):
-            groups.setdefault(_TENSOR_RANK.sub("", name), []).append(own)
+            groups.setdefault(_OWN_PART.sub("", name), []).append(own)
     together = [group for group in groups.values() if len(group) > 1]
     if not together:
         return None

@@ -45,7 +45,7 @@ class T4:
             "run",
         ),
         Loss("kernel, problem size, device, and the values offered to each parameter", "kernel-tuner"),
-        Loss("all but the name of each configuration and its time", "others"),
+        Loss("problems without a time; of the others all but the name of each configuration and its time", "others"),
     )
 
     def detects(self, path: Path, head: bytes) -> bool:

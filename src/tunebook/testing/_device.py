@@ -16,22 +16,29 @@ from tunebook.testing._failure import broken, no_exception
 READINGS = 1000
 #: A pause of so many seconds has to take as long by the device's clock as by Python's, within this factor.
 PAUSE_S, FACTOR = 0.02, 1.5
+_CLOCK = "let clock() return seconds, as a float, of a clock that never goes back"
 
 
 def check_device(device: Device) -> None:
     """Check what a device promises. Raises ContractError for what is broken; takes a tenth of a second or so.
 
-    The clock goes forward and counts seconds; `synchronize` and `stream` let work through and no error vanish; the hard
-    facts are texts and do not change; memory and caches are counted in bytes; the flush can be called; calls can be captured,
-    or `no_capture` says why not and `capture` refuses.
+    The clock goes forward, over whatever else is asked of the device, and counts seconds; `synchronize` and `stream` let work
+    through and no error vanish; the hard facts are texts and do not change; memory and caches are counted in bytes; the flush
+    can be called; calls can be captured and are run again by a replay, or `no_capture` says why not and `capture` refuses.
     """
     thing = f"device {getattr(device, 'name', type(device).__name__)!s}"
     _check_name(thing, device)
     _check_clock(thing, device)
-    _check_work(thing, device)
-    _check_environment(thing, device)
-    _check_memory(thing, device)
-    _check_capture(thing, device)
+    for what, part in (
+        ("work in its stream", _check_work),
+        ("environment", _check_environment),
+        ("its memory and its flush", _check_memory),
+        ("a capture", _check_capture),
+    ):
+        before = device.clock()
+        part(thing, device)
+        if device.clock() < before:
+            broken(thing, f"its clock goes back over {what}", _CLOCK)
 
 
 def _check_name(thing: str, device: Device) -> None:
@@ -42,7 +49,7 @@ def _check_name(thing: str, device: Device) -> None:
 
 
 def _check_clock(thing: str, device: Device) -> None:
-    remedy = "let clock() return seconds, as a float, of a clock that never goes back"
+    remedy = _CLOCK
     with no_exception(thing, "its clock raises", remedy):
         readings: list[Any] = [device.clock() for _ in range(READINGS)]
     if not all(isinstance(reading, float) and math.isfinite(reading) for reading in readings):
@@ -60,11 +67,16 @@ def _check_clock(thing: str, device: Device) -> None:
         broken(thing, f"its clock counts {told:.3g} for a pause of {least:.3g} s", remedy)
 
 
+class _Error(Exception):
+    pass
+
+
+def _fails() -> None:
+    raise _Error("on purpose")
+
+
 def _check_work(thing: str, device: Device) -> None:
     import torch
-
-    class _Error(Exception):
-        pass
 
     with no_exception(thing, "synchronize raises", "it returns when all that was started has ended"):
         for _ in range(2):
@@ -132,7 +144,19 @@ def _check_capture(thing: str, device: Device) -> None:
             device.synchronize()
         if not torch.equal(result, work + 1):
             broken(thing, "a captured call gives another result", "let the replay return the call's own result")
-        return
+        work.add_(1)
+        result = replay()
+        device.synchronize()
+        if not torch.equal(result, work + 1):
+            broken(thing, "a replay does not run the call again", "let it compute from what the input is by then")
+        try:
+            device.capture(_fails)()
+        except _Error:
+            return
+        except Exception as error:  # noqa: BLE001 - named, whatever it is
+            said = f"{type(error).__name__}: {error}"
+            broken(thing, f"of a call that raises, capture raises {said}", "raise what the call raised")
+        broken(thing, "an error of a call that is captured vanishes", "raise what the call raised")
     if not isinstance(reason, str) or not reason:
         broken(thing, f"no_capture is {reason!r}", "return None, or the reason as text")
     try:

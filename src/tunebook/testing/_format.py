@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
@@ -32,8 +33,8 @@ def check_format(
     damaged:  how many damaged copies of each fixture are read.
 
     It detects its fixtures and nothing strange; a book has entries under their own keys, in single lines, the same ones each
-    time; written and read again it is what `fidelity` says; damaged copies are read, or refused by a ``StoreError`` of one
-    line that names the file.
+    time, and reading leaves the file alone; written and read again it is what `fidelity` says; damaged copies are read, or
+    refused by a ``StoreError`` of one line that names the file.
 
     Raises ContractError for what is broken.
     """
@@ -96,8 +97,11 @@ def _check_detects(where: str, format: Any, path: Path, before: Sequence[Any]) -
 
 
 def _check_book(where: str, format: Any, path: Path) -> Any:
+    before = _contents(path)
     with no_exception(where, "reading it raises", "read every file that the other tuner writes"):
         book, again = format.read(path), format.read(path)
+    if _contents(path) != before:
+        broken(where, "reading it changes the file", "open it for reading alone")
     if book.format != format.name:
         broken(where, f"its book is of format {book.format!r}", f"give format={format.name!r}")
     if Path(book.path) != path:
@@ -133,12 +137,26 @@ def _check_round_trip(where: str, format: Any, path: Path, book: Any, directory:
         broken(where, "written and read again it has other entries or facts", "write all that is read")
     if format.fidelity in ("bytes", "values") and again.content != book.content:
         broken(where, f"its values do not come back, and its fidelity is {format.fidelity}", "keep them, or be lossy")
+    if format.fidelity == "values" and _values(target) != _values(path):
+        broken(where, "a value of the file does not come back, and its fidelity is values", "keep all, or be lossy")
     if format.fidelity == "bytes" and _contents(target) != _contents(path):
         broken(where, "it is not written byte for byte, and its fidelity is bytes", "write it so, or say values")
 
 
 def _contents(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in _files(path)}
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """What the files hold, whatever their white space and order: of JSON the value, of others the words, sorted."""
+    found: dict[str, Any] = {}
+    for name, data in _contents(path).items():
+        text = data.decode("utf-8-sig", "replace")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = sorted(text.split())
+    return found
 
 
 def _files(path: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from tunebook.ops import OpSpec, Runner
 from tunebook.records import Problem, Tactic
 from tunebook.testing._bits import check_bits
 from tunebook.testing._failure import UnavailableError, broken, no_exception
-from tunebook.testing._inputs import SEEDS, Given, Inputs, is_tensor, shown
+from tunebook.testing._inputs import SEEDS, Given, Inputs, copies, is_tensor, same_bits, shown
 from tunebook.testing._layouts import check_layouts
 from tunebook.testing._versions import check_version
 
@@ -105,7 +105,7 @@ def _check_problem(thing: str, runner: Runner, inputs: Inputs, tactics: Sequence
         def layer() -> Binding:
             return Binding(op, constants, scope=Scope("contract", device=device.name.partition(":")[0]))
 
-        reference = Reference.of(cases, constants)
+        reference, kept = Reference.of(cases, constants), copies(constants)
         for tactic in tactics:
             where = f"{problem}, {tactic.name}"
             _check_workspace(thing, where, runner, tactic, (*live, *constants))
@@ -116,9 +116,47 @@ def _check_problem(thing: str, runner: Runner, inputs: Inputs, tactics: Sequence
             except SystemExit:
                 broken(thing, f"{where}: it raises SystemExit", "raise an Exception: that one ends the program")
             if isinstance(found, Finding):
+                if not same_bits(constants, kept):  # later outputs are wrong for it: say what came first
+                    broken(thing, f"{where}: the weights were changed by the call", _REMEDIES["correctness"])
                 broken(thing, f"{where}: {found.detail}", _REMEDIES.get(found.reason, "correct it"))
+            _check_output(thing, where, call, cases[-1], constants)
         check_layouts(thing, runner, layer(), tactics, reference, device)
         check_bits(thing, runner, layer(), problem, tactics, [dynamic for _, dynamic in calls])
+
+
+def _check_output(thing: str, where: str, call: Any, case: Case, constants: Sequence[Any]) -> None:
+    """Where the default's output is contiguous, callers take views of it, which one of other strides does not allow. Where it
+    is memory of its own, callers write to it.
+    """
+    import torch
+
+    args = copies(case.args)
+    result = call(*args)
+    given, default = (_places((*some, *constants)) for some in (args, case.args))
+    if _places(_tensors(result)) & given and not _places(_tensors(case.expected)) & default:
+        broken(
+            thing,
+            f"{where}: {case.label}: its output is memory of an argument",
+            "return memory of its own, as the op's own function does: who writes to it would change the argument",
+        )
+    for number, (got, expected) in enumerate(zip(_tensors(result), _tensors(case.expected), strict=False)):
+        if expected.layout is torch.strided and expected.is_contiguous() and not got.is_contiguous():
+            broken(
+                thing,
+                f"{where}: {case.label}: output {number} has the strides {tuple(got.stride())}, not {tuple(expected.stride())}",
+                "return it contiguous, as the op's own function does: a view of it would raise",
+            )
+
+
+def _tensors(value: Any) -> list[Any]:
+    if isinstance(value, tuple | list):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return [value] if is_tensor(value) else []
+
+
+def _places(values: Sequence[Any]) -> set[int]:
+    """Where tensors lie; an empty one lies nowhere."""
+    return {value.untyped_storage().data_ptr() for value in values if is_tensor(value) and value.numel()}
 
 
 def _check_workspace(thing: str, where: str, runner: Runner, tactic: Tactic, args: Sequence[Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunebook.devices import Device
+from tunebook.devices import Device, DeviceLostError
 from tunebook.dispatch import Binding, tensor_bytes
 from tunebook.errors import OpError
 from tunebook.measure import MeasurementPolicy
@@ -119,6 +119,8 @@ def contender(
         if conditions.capture is not None:
             try:
                 call = conditions.capture(call)
+            except DeviceLostError:
+                raise  # nothing can be measured any more: no fault of being captured
             except Exception as error:
                 raise OpError(
                     f"op {layer.spec.name}: {tactic.name} cannot be captured as a graph "

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import tunebook as tb
 from tunebook.book.bundle import plan_import, take
-from tunebook.devices import device_of
+from tunebook.devices import CudaDevice, device_of
 from tunebook.errors import StoreError
-from tunebook.records import Plan
+from tunebook.records import Environment, Plan
 from tunebook.store import Location, publish, read_cache
 from tunebook.store.bundles import encode_bundle, open_bundle
 from tunebook.store.cache import MAX_CACHE_BYTES
@@ -165,6 +165,32 @@ def test_a_bundle_of_another_environment_is_refused_by_field(dock: Any, complain
     assert "made on another machine (here ≠ there): isa: " in line
     assert "threads: 1 ≠ 96; nothing of it would serve here. Where it does, name it in TUNEBOOK_CACHE_PATH" in line
     assert not dock.other.exists()
+
+
+def test_winners_of_a_gpu_go_into_the_cache_of_that_gpu(
+    dock: Any, monkeypatch: pytest.MonkeyPatch, complaint: Complaint
+) -> None:
+    """The device is the bundle's kind, or the one that is named; the GPU itself is a stand-in."""
+    gpu = Environment(hard={"device": "cuda NVIDIA H100", "capability": "9.0"})
+    dock.export()
+    dock.change(lambda document: document.update(environment={"hard": gpu.hard, "soft": {}}))
+    line = complaint(dock.take("--yes", code=2))
+    assert f"{dock.bundle}: its winners are for cuda NVIDIA H100, and cuda:0 cannot be used here: " in line
+    assert "made on another machine" in complaint(dock.take("--yes", "--device", "cpu", code=1))
+    assert "device tpu is neither cpu nor cuda" in complaint(dock.take("--yes", "--device", "tpu", code=2))
+    asked = []
+
+    def environment(device: CudaDevice) -> Environment:
+        asked.append(device.name)
+        return gpu
+
+    monkeypatch.setattr(CudaDevice, "environment", environment)
+    taken = dock.taken()
+    there = dock.other / "autotune" / gpu.digest / "winners.json"
+    assert taken["cache"] == str(there)
+    assert len(taken["verdicts"]) == len(json.loads(there.read_text())["verdicts"]) > 0
+    dock.taken("--device", "cuda:1")
+    assert asked == ["cuda:0", "cuda:1"]
 
 
 def test_errors_of_import_are_one_line_and_change_nothing(dock: Any, tmp_path: Path, complaint: Complaint) -> None:

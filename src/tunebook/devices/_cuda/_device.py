@@ -137,7 +137,7 @@ class CudaDevice:
         """A CUDA graph of `call`, warmed up and captured on one side stream, as PyTorch asks for.
 
         The result lies in the graph's own memory: every replay writes it anew. Graphs of one device are not to be replayed at
-        the same time, in two streams: they share memory.
+        the same time, in two streams, and a result is to be read before another one is replayed: they share memory.
         """
         with self._told(), self._on(self._capturing) as self._capturing:
             return self._graphs.capture(call, self._capturing, self.synchronize)

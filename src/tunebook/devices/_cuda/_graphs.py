@@ -31,8 +31,9 @@ class Graphs:
     """The graphs of one device. They share one pool of memory, as long as there are any.
 
     A race holds hundreds: each with memory of its own would need gigabytes. PyTorch allows to share it among graphs that never
-    run at the same time, in any order, where none reads what another left. Here results are all kept, so that no graph writes
-    to another's; it is only memory for what is computed on the way that is used again.
+    run at the same time and of which none reads what another left. A graph writes to memory that is free when it is captured:
+    what earlier ones computed on the way, and not their results, which are all kept. An earlier one that is replayed later may
+    so write to the result of a later one: a result is to be read before another graph runs.
     """
 
     def __init__(self, cuda: Any) -> None:

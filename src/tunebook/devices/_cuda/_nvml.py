@@ -117,7 +117,7 @@ class Nvml:
         for ask in asks:
             try:
                 return ask()
-            except self._nvml.NVMLError:
+            except self._refusals:
                 continue
         return None
 
@@ -134,5 +134,10 @@ class Nvml:
             return None
         try:
             return ask()
-        except self._nvml.NVMLError:
+        except self._refusals:
             return None
+
+    @property
+    def _refusals(self) -> tuple[type[Exception], ...]:
+        """What is raised for what cannot be had: by NVML, and by a package that has no such function (yet, or any more)."""
+        return self._nvml.NVMLError, AttributeError

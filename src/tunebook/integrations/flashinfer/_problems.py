@@ -29,6 +29,8 @@ class Found:
 
     `inputs` are the caller's, but for those that FlashInfer makes anew at each profile: of these an outline is held.
     `extras` is what each runner adds to its key, `nearest` the shapes in it, `calls` how many calls fell into this bucket.
+    `inference`: the call was made in torch's inference mode. `recorded`: it was met while a CUDA graph was recorded alone,
+    so that its inputs may never have been written.
     """
 
     op: str
@@ -40,6 +42,8 @@ class Found:
     extras: list[tuple[Any, ...]]
     nearest: tuple[tuple[int, ...], ...]
     problem: Problem
+    inference: bool
+    recorded: bool
     calls: int = 0
 
     @property
@@ -70,6 +74,14 @@ class Found:
         hook = self.config.inputs_pre_hook
         return made if hook is None else list(hook(made))
 
+    @contextmanager
+    def as_called(self) -> Iterator[None]:
+        """In the block torch is in the inference mode of the call: tensors that were made in it cannot be written outside."""
+        import torch
+
+        with torch.inference_mode(self.inference), torch.no_grad():
+            yield
+
     def made_anew(self, place: int) -> bool:
         """Whether the input at `place` is made for each profile, not the caller's own."""
         return any(hasattr(dim, "opt") for dim in self.profile.shapes[place])
@@ -93,7 +105,7 @@ class Problems:
         config = effective(tuner, config)
         shapes = tuple(tuner._get_input_sizes(inputs))
         extras = [runner.get_cache_key_extras(inputs) for runner in runners]
-        call = (op, shapes, id(config), tuple(map(type, runners)), tuple(extras))
+        call = (op, shapes, id(config), tuple(map(type, runners)), tuple(extras), is_recording())
         new: list[Found] = []
         if call not in self._live:
             new = list(self._profiles(op, runners, config, list(inputs), kwargs, extras))
@@ -113,24 +125,35 @@ class Problems:
         kwargs: dict[str, Any],
         extras: list[tuple[Any, ...]],
     ) -> Iterator[Found]:
+        import torch
+
         tuner = self.package.tuner
+        inference, recorded = torch.is_inference_mode_enabled(), is_recording()
         for profile in tuner._generate_optimization_profiles(config, inputs):
             nearest = tuner._find_nearest_profile(profile.get_opt_shapes(), config)
             identity = _identity(op, runners, config, nearest, extras)
-            if identity in self._by_key:
+            if identity in self._by_key and not (self._by_key[identity].recorded and not recorded):
                 continue
             problem = problem_of(op, runners, config, nearest, inputs, extras)
             known = self.found.get(problem.key)
-            if known is not None and len(known.runners) >= len(runners):  # FlashInfer has one entry for both
+            if known is not None and self._covers(known, runners, recorded):  # FlashInfer has one entry for both
                 self._by_key[identity] = known
                 continue
-            one = Found(op, list(runners), config, profile, inputs, kwargs, extras, nearest, problem)
+            more = (inference, recorded)
+            one = Found(op, list(runners), config, profile, inputs, kwargs, extras, nearest, problem, *more)
             one.calls = known.calls if known is not None else 0
             one.inputs = [
                 Outline(v.dtype, v.device) if one.made_anew(i) and v is not None else v for i, v in enumerate(inputs)
             ]
             self._by_key[identity] = self.found[problem.key] = one
             yield one
+
+    @staticmethod
+    def _covers(known: Found, runners: Sequence[Any], recorded: bool) -> bool:
+        """Whether a call adds nothing to what is known of its problem: neither runners nor inputs that were written."""
+        if len(known.runners) != len(runners):
+            return len(known.runners) > len(runners)
+        return recorded or not known.recorded
 
     def overshadowed(self) -> dict[str, str]:
         """Problems that were met with more runners and another first one as well, by key, with that other key.
@@ -209,6 +232,13 @@ def spaces(
             except Exception as error:  # noqa: BLE001 - a runner's own code; what it raises is data
                 found[place] = error
     return found
+
+
+def is_recording() -> bool:
+    """Whether a CUDA graph is being recorded: nothing may be allocated then, and calls put nothing into their outputs."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def effective(tuner: Any, config: Any) -> Any:

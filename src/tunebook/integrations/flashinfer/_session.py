@@ -21,7 +21,7 @@ from tunebook.integrations.flashinfer._install import Line, beside_runs, export,
 from tunebook.integrations.flashinfer._ledger import Ledger
 from tunebook.integrations.flashinfer._meter import Entrant
 from tunebook.integrations.flashinfer._package import Package, package
-from tunebook.integrations.flashinfer._problems import Found, Problems, collecting
+from tunebook.integrations.flashinfer._problems import Found, Problems, collecting, is_recording
 from tunebook.integrations.flashinfer._race import race_problem
 from tunebook.integrations.flashinfer._team import COMMUNICATING, Team
 from tunebook.integrations.flashinfer._together import tune_together
@@ -172,7 +172,7 @@ class Session:
     ) -> None:
         try:
             new = self._problems.note(op, runners, config, inputs, kwargs)
-            if self._team is None and not _is_capturing():  # ranks agree first on what serves
+            if self._team is None and not is_recording():  # ranks agree first on what serves
                 for one in new:
                     self._look_up(one)
         except Exception as error:  # noqa: BLE001 - functions of the op; a call must not fail for being looked at
@@ -237,6 +237,9 @@ class Session:
         talking = [one.key for one in self._problems.found.values() if one.op in COMMUNICATING]
         for key in talking:
             self._ledger.miss(f"{key}: not tuned: its calls communicate, so FlashInfer has to time it")
+        recorded = [one.key for one in self._problems.found.values() if one.recorded]
+        for key in recorded:
+            self._ledger.miss(f"{key}: not tuned: it was called while a CUDA graph was recorded alone; call it before, too")
         return {*hidden, *talking}
 
     def _race(self, one: Found, seconds: float, device: Device) -> tuple[Verdict, tuple[int, Any]] | None:
@@ -251,11 +254,9 @@ class Session:
         return verdict, (entrant.place, entrant.value)
 
     def _raced(self, one: Found, seconds: float, device: Device) -> tuple[Verdict, Entrant | None]:
-        import torch
-
         writer = self._record.writer()
         run = writer.path.name if writer.path else ""
-        with self.package.tuner._lock, torch.no_grad():
+        with self.package.tuner._lock, one.as_called():
             raced = race_problem(
                 self.package,
                 one,
@@ -305,10 +306,3 @@ def _current_device() -> str:
     import torch
 
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
-
-
-def _is_capturing() -> bool:
-    """Whether a CUDA graph is being recorded: nothing may be allocated then."""
-    import torch
-
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
