@@ -80,6 +80,15 @@ def test_a_cuda_device_is_known_by_its_index(name: Any, index: int) -> None:
     assert (device.index, device.name) == (index, f"cuda:{index}")
 
 
+@pytest.mark.parametrize(("begun", "index"), [(True, 2), (False, 0)])
+def test_cuda_without_an_index_is_the_current_device(begun: bool, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.cuda is not there on this machine: two of its answers are made up."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: begun)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    assert device_of("cuda").name == f"cuda:{index}"
+    assert device_of("cuda:0").name == "cuda:0"
+
+
 @pytest.mark.parametrize("name", ["tpu", "mps", "", "gpu:0", "CUDA", None, 0], ids=repr)
 def test_a_device_of_another_kind_is_an_error_that_names_it(name: Any) -> None:
     with pytest.raises(UsageError, match="cpu nor cuda") as caught:

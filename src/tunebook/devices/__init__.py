@@ -12,12 +12,15 @@ from tunebook.errors import UsageError
 
 
 def device_of(name: Any = "cpu") -> Device:
-    """The device that torch calls `name` (a string or a ``torch.device``). Raises UsageError for a kind not known here."""
+    """The device that torch calls `name` (a string or a ``torch.device``); plain ``cuda`` is this process's current GPU.
+
+    Raises UsageError for a kind not known here.
+    """
     kind, _, index = str(name).partition(":")
     if kind == "cpu":
         return CpuDevice()
     if kind == "cuda" and (index or "0").isdecimal():
-        return CudaDevice(int(index or 0))
+        return CudaDevice(int(index) if index else None)
     raise UsageError(f"device {name!s} is neither cpu nor cuda; tunebook measures on these two")
 
 

@@ -22,17 +22,19 @@ FLUSH_RATIO = 2
 
 
 class CudaDevice:
-    """One CUDA device. `torch_cuda` stands for ``torch.cuda``, `pynvml` for that module: fakes take their places in tests.
+    """One CUDA device, the current one where `index` is None. `torch_cuda` stands for ``torch.cuda``, `pynvml` for that module: fakes take their places in tests.
 
     Calls on a device return before they have ended. An error of one of them may so be raised by a later one; an error that
     leaves the device of no use to this process is raised as DeviceLostError by what waits here.
     """
 
-    def __init__(self, index: int = 0, torch_cuda: Any = None, pynvml: Any = None) -> None:
+    def __init__(self, index: int | None = 0, torch_cuda: Any = None, pynvml: Any = None) -> None:
         if torch_cuda is None:
             import torch
 
             torch_cuda = torch.cuda
+        if index is None:  # before CUDA is begun with, the current one is the first
+            index = int(torch_cuda.current_device()) if torch_cuda.is_initialized() else 0
         self.index = index
         self._cuda = torch_cuda
         self._pynvml = pynvml
