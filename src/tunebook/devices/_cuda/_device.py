@@ -22,7 +22,9 @@ FLUSH_RATIO = 2
 
 
 class CudaDevice:
-    """One CUDA device, the current one where `index` is None. `torch_cuda` stands for ``torch.cuda``, `pynvml` for that module: fakes take their places in tests.
+    """One CUDA device, the current one where `index` is None.
+
+    `torch_cuda` stands for ``torch.cuda``, `pynvml` for that module: fakes take their places in tests.
 
     Calls on a device return before they have ended. An error of one of them may so be raised by a later one; an error that
     leaves the device of no use to this process is raised as DeviceLostError by what waits here.
