@@ -71,7 +71,11 @@ class _Bench:
         self.runner = ModelRunner(loaded, threads=1, device=self.device)
         made = folder / "made" / "winners.json"
         wanted = requests((1,), ())
-        report = self.runner.autotune(cache=made, policy="reuse", budget_s=8.0, wanted=wanted, seed=0)
+        for budget in (8.0, 16.0, 32.0):  # on a busy machine the comparison on the whole model may not fit
+            shutil.rmtree(made.parent, ignore_errors=True)
+            report = self.runner.autotune(cache=made, policy="reuse", budget_s=budget, wanted=wanted, seed=0)
+            if report.plan is not None and report.plan.verified:
+                break
         with self.runner.record_mix(folder / "mix.json"):
             self.runner.dummy_run("decode", 1)
         tactics = {key: Tactic.parse(verdict.frontier[-1].tactic) for key, verdict in report.outcome.verdicts.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import random
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 
 from _faults import Figure
 from _faults_kills_tuning import ROWS, tune
+from _forked import FORKED
 
 from tunebook.errors import StoreError
 from tunebook.store import Run, read_cache, read_run
@@ -43,22 +43,20 @@ class Counted:
 
 def kills(count: int, seed: int) -> list[Figure]:
     """Kill `count` tunings in processes of their own, each at a random moment, and resume each. Half of them are fresh."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["_faults_kills_tuning"])
     rng = random.Random(seed)
     counted = Counted()
     with tempfile.TemporaryDirectory(prefix="tunebook-kills-") as name:
         folder = Path(name)
-        lasts = _reference(server, folder / "reference")
+        lasts = _reference(folder / "reference")
         missed = 0
         while counted.kills < count and missed < MOST_MISSED:
             place = folder / str(counted.kills)
             policy = "fresh" if counted.kills % 2 else "reuse"
             shutil.copytree(folder / "reference" / "seeded", place)
-            if _killed(server, place, policy, rng.uniform(0, lasts)):
+            if _killed(place, policy, rng.uniform(0, lasts)):
                 counted.kills += 1
                 missed = 0
-                _examine(server, place, policy, counted)
+                _examine(place, policy, counted)
             else:
                 missed += 1
             shutil.rmtree(place)
@@ -79,11 +77,11 @@ def kills(count: int, seed: int) -> list[Figure]:
     ]
 
 
-def _reference(server: Any, folder: Path) -> float:
+def _reference(folder: Path) -> float:
     """A tuning that nobody kills: its seconds, and its cache, in the directory ``seeded``, that the others find."""
     folder.mkdir()
-    ours, theirs = server.Pipe()
-    process = server.Process(target=tune, args=(folder, folder / "trace", theirs))
+    ours, theirs = FORKED.Pipe()
+    process = FORKED.Process(target=tune, args=(folder, folder / "trace", theirs))
     process.start()
     theirs.close()
     assert _told(ours) == "begun", "the tuning did not begin"
@@ -111,10 +109,10 @@ def _told(pipe: Any) -> str | None:
     return None
 
 
-def _killed(server: Any, place: Path, policy: str, delay: float) -> bool:
+def _killed(place: Path, policy: str, delay: float) -> bool:
     """Kill a tuning so many seconds after it began; False where it had ended by then."""
-    ours, theirs = server.Pipe()
-    process = server.Process(target=tune, args=(place, place / "trace", theirs), kwargs={"policy": policy})
+    ours, theirs = FORKED.Pipe()
+    process = FORKED.Process(target=tune, args=(place, place / "trace", theirs), kwargs={"policy": policy})
     process.start()
     theirs.close()
     assert _told(ours) == "begun", "the tuning did not begin"
@@ -132,7 +130,7 @@ def _ended(path: Path) -> bool:
     return False
 
 
-def _examine(server: Any, place: Path, policy: str, counted: Counted) -> None:
+def _examine(place: Path, policy: str, counted: Counted) -> None:
     """Read what a kill left, count what is lost, resume, and count again."""
     (path,) = (place / "runs").glob("*.jsonl")
     where = f"kill {counted.kills} ({policy})"
@@ -151,18 +149,18 @@ def _examine(server: Any, place: Path, policy: str, counted: Counted) -> None:
     counted.most_lost = max(counted.most_lost, lost)
     if lost > 1:
         counted.trouble.append(f"{where}: {lost} trials were lost")
-    problem = _resumed(server, place, path, policy, run)
+    problem = _resumed(place, path, policy, run)
     counted.resumed += problem is None
     if problem is not None:
         counted.trouble.append(f"{where}: {problem}")
 
 
-def _resumed(server: Any, place: Path, path: Path, policy: str, before: Run) -> str | None:
+def _resumed(place: Path, path: Path, policy: str, before: Run) -> str | None:
     """What is wrong with how the run went on, or None."""
     known = len(path.read_bytes().splitlines()) - before.torn
-    ours, theirs = server.Pipe()
+    ours, theirs = FORKED.Pipe()
     trace = place / "trace2"
-    process = server.Process(target=tune, args=(place, trace, theirs), kwargs={"resume": path})
+    process = FORKED.Process(target=tune, args=(place, trace, theirs), kwargs={"resume": path})
     process.start()
     theirs.close()
     words = [_told(ours), _told(ours)]

@@ -1,7 +1,4 @@
-"""A tuning of a second or two in a process of its own, whose tactics leave a trace of each call; what the kills are sent to.
-
-Its module is imported once, by the server that the processes are forked from.
-"""
+"""A tuning of a second or two in a process of its own, whose tactics leave a trace of each call; what the kills are sent to."""
 
 from __future__ import annotations
 

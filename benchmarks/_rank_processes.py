@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import multiprocessing
 import os
 import sys
 import time
@@ -15,13 +14,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from _forked import FORKED
+
 #: The group's own limit for a collective, in seconds.
 COLLECTIVE_S = 300.0
 #: Rank 0 holds the store: it stays until the others are done, or for so many seconds.
 LINGER_S = 20.0
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch.distributed", "tunebook.engine", "tunebook.kernels"])
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def run_ranks(
     """
     directory.mkdir(parents=True, exist_ok=True)
     ranks = [
-        _context.Process(target=_rank, args=(function, rank, size, directory, arguments), daemon=True)
+        FORKED.Process(target=_rank, args=(function, rank, size, directory, arguments), daemon=True)
         for rank in range(size)
     ]
     for process in ranks:

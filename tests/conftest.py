@@ -13,8 +13,19 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-import tunebook
-from tunebook.envs import envs
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+# Before torch is loaded. Threads of several test processes that wait for each other in a loop keep a processor from the thread
+# that they wait for: four times as long on two processors.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from tests.stage import Stage  # noqa: E402 - found from the root
+
+import tunebook  # noqa: E402
+from tunebook.envs import envs  # noqa: E402
 
 #: What runs is the package that these tests import, wherever it lies.
 PACKAGE_ROOT = Path(tunebook.__file__).parents[1]
@@ -127,8 +138,34 @@ def cli_environment() -> Callable[..., dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def cli(cli_environment: Callable[..., dict[str, str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``cli(home, *arguments, code=0, **variables)``: run ``tunebook`` with that cache directory, and check its exit code."""
+def command_stage() -> Iterator[Stage]:
+    """Runs `tunebook` in processes forked from one that has imported what commands need."""
+    stage = Stage(PACKAGE_ROOT)
+    yield stage
+    stage.close()
+
+
+@pytest.fixture(scope="session")
+def cli(
+    cli_environment: Callable[..., dict[str, str]], command_stage: Stage
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``cli(home, *arguments, code=0, **variables)``: run ``tunebook`` with that cache directory, and check its exit code.
+
+    In a process of its own that is forked; `cli_interpreter` starts one.
+    """
+
+    def run(home: Path, *arguments: object, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = cli_environment(home, **variables)
+        ended = command_stage.run(*arguments, environment=environment, directory=Path.cwd())
+        words = ["tunebook", *map(str, arguments)]
+        return _checked(subprocess.CompletedProcess(words, ended.code, ended.out.decode(), ended.err.decode()), code)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cli_interpreter(cli_environment: Callable[..., dict[str, str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same as `cli` in a new interpreter, which takes seconds to import: where its start or its end matters."""
 
     def run(home: Path, *arguments: object, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -140,11 +177,15 @@ def cli(cli_environment: Callable[..., dict[str, str]]) -> Callable[..., subproc
             timeout=300,
             check=False,
         )
-        assert "Traceback" not in done.stderr, done.stderr
-        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+        return _checked(done, code)
 
     return run
+
+
+def _checked(done: subprocess.CompletedProcess[str], code: int) -> subprocess.CompletedProcess[str]:
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
 
 
 @pytest.fixture
@@ -170,3 +211,14 @@ def cli_inside(
         return subprocess.CompletedProcess(sys.argv, left, out, err)
 
     return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures of fault scenarios, which reports hold: tests may have run in other processes, and their conftest there."""
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    called = [report for report in reports if getattr(report, "when", None) == "call"]
+    figures = sorted(value for report in called for name, value in report.user_properties if name == "figure")
+    if figures:
+        terminalreporter.section("faults")
+        for figure in figures:
+            terminalreporter.write_line(figure)

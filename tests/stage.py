@@ -1,9 +1,10 @@
 """Runs `tunebook` on a terminal, in pipes, or with nobody reading, many times at little cost.
 
 A new interpreter takes seconds to import torch and transformers. So one process imports them, and each command runs in a
-process forked from it, with its own streams, variables and directory. What an interpreter decides at its start, the encoding
-of its streams, is given by the caller. It ends like one: exit functions run and streams are flushed, but modules are not
-taken apart, which would take longer than the command.
+process forked from it, with its own streams, variables and directory. Threads do not survive a fork: torch starts its own
+when it computes, which that process never does. What an interpreter decides at its start, the encoding of its streams, is
+given by the caller. It ends like one: exit functions run and streams are flushed, but modules are not taken apart, which
+would take longer than the command.
 """
 
 from __future__ import annotations
@@ -51,16 +52,22 @@ class Stage:
     """A process that has imported tunebook and all that it needs, and forks itself for each command."""
 
     def __init__(self, package: Path) -> None:
-        self._line, theirs = socket.socketpair()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(package)}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno())],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,  # so that it can be ended with a command that hangs
-        )
-        theirs.close()
+        self._package = package
+        self._line: socket.socket | None = None
+
+    def _started(self) -> socket.socket:
+        """The line to the process, which is started when it is needed, and anew when it had to be ended."""
+        if self._line is None:
+            self._line, theirs = socket.socketpair()
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno())],
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(self._package)},
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # so that it can be ended with a command that hangs
+            )
+            theirs.close()
+        return self._line
 
     def run(
         self,
@@ -87,11 +94,12 @@ class Stage:
         }
         message = json.dumps(request).encode()
         assert len(message) < _MESSAGE
-        socket.send_fds(self._line, [message], given)
+        line = self._started()
+        socket.send_fds(line, [message], given)
         for descriptor in set(given):
             os.close(descriptor)
         written = self._read(reading)
-        answer = self._line.recv(_MESSAGE)
+        answer = line.recv(_MESSAGE)
         assert answer, "the process on the stage has ended"
         return Ended(code=json.loads(answer)["code"], out=written[0], err=written[1])
 
@@ -115,7 +123,10 @@ class Stage:
         return [written[descriptor] for descriptor in reading]
 
     def close(self) -> None:
+        if self._line is None:
+            return
         self._line.close()
+        self._line = None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

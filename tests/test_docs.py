@@ -123,7 +123,7 @@ def test_the_kernel_of_ones_own_is_right(tmp_path: Path) -> None:
     (kernel,) = (b for b in blocks(ROOT / "docs" / "own-op.md", "python") if "kernels.linear.runner" in b)
     (tmp_path / "my_kernels.py").write_text(kernel, encoding="utf-8")
     runpy.run_path(str(tmp_path / "my_kernels.py"))
-    with tb.autotune(only_runners=("two_halves",), budget_s=20) as tuning, torch.inference_mode():
+    with tb.autotune(only_runners=("two_halves",), budget_s=5) as tuning, torch.inference_mode():
         for bias in (None, torch.randn(6)):
             tb.kernels.linear(torch.randn(4, 8), torch.randn(6, 8), bias)
     assert tuning.run is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-import tunebook
 from tunebook.engine import models
 from tunebook.engine.models import random_model, tiny_config
 from tunebook.store import read_cache
@@ -46,22 +45,15 @@ MODELS = {*models.names(), "PATH"}
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
-    stage = Stage(Path(tunebook.__file__).parents[1])
-    yield stage
-    stage.close()
-
-
-@pytest.fixture(scope="module")
 def home(
-    stage: Stage, cli_environment: Callable[..., dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+    command_stage: Stage, cli_environment: Callable[..., dict[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The cache directory of two finished tunings, for each page a copy."""
     folder = tmp_path_factory.mktemp("documented")
     for more in ((), ("--fresh",)):
         arguments = ("tune", "tiny-moe", *SIZES, "--budget", BUDGET, "--only-runner", "torch", *more)
         environment = cli_environment(folder / "home")
-        assert stage.run(*arguments, environment=environment, directory=folder).code == 0
+        assert command_stage.run(*arguments, environment=environment, directory=folder).code == 0
     return folder / "home"
 
 
@@ -133,7 +125,7 @@ def prepare(page: Path, directory: Path, home: Path) -> None:
 @pytest.mark.parametrize("page", [page for page in (README, *DOCS) if list(commands(page))], ids=name_of)
 def test_every_command_of_a_page_runs(
     page: Path,
-    stage: Stage,
+    command_stage: Stage,
     home: Path,
     checkpoint: Path,
     cli_environment: Callable[..., dict[str, str]],
@@ -156,7 +148,7 @@ def test_every_command_of_a_page_runs(
         options: dict[str, Any] = {"environment": environment, "directory": directory}
         if "--wait" in command.arguments:  # for Enter, which somebody presses
             options |= {"streams": "terminal", "typed": b"\n"}
-        ended = stage.run(*small(command, checkpoint, key), **options)
+        ended = command_stage.run(*small(command, checkpoint, key), **options)
         output = f"{command}\n{ended.out.decode()}\n{ended.err.decode()}"
         assert ended.code in FINE.get(command.arguments[0], {0}), output
         assert b"Traceback" not in ended.out + ended.err, output

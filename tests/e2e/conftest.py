@@ -107,13 +107,13 @@ def demo(clean_ops: None) -> Demo:
 
 @pytest.fixture(scope="session")
 def first(
-    cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
+    cli_interpreter: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any], str]:
     """One tuning that many tests look at: its cache directory, its document, and what it logged."""
     phases = ("--decode", "1", "--prefill", "2", "--budget", "4")
     for _ in range(3):  # on a machine that is too busy the comparison on the whole model may not fit the budget
         home = tmp_path_factory.mktemp("tuned") / "home"
-        done = cli(home, "tune", "tiny-moe", *phases, "--note", "the first", "--json")
+        done = cli_interpreter(home, "tune", "tiny-moe", *phases, "--note", "the first", "--json")
         document = json.loads(done.stdout)
         if document["plan"]["verified"]:
             break

@@ -97,17 +97,17 @@ def test_choices_are_raced_on_the_model_itself(tuned: tuple[Path, dict[str, Any]
 
 @pytest.mark.slow
 def test_choices_of_an_op_are_raced_on_the_calls_of_its_script(
-    tmp_path: Path, cli_environment: Callable[..., dict[str, str]], cli: Cli
+    tmp_path: Path, cli_environment: Callable[..., dict[str, str]], cli_interpreter: Cli
 ) -> None:
     script = tmp_path / "own.py"
     script.write_text(SCRIPT, encoding="utf-8")
     home = tmp_path / "home"
     for runner in ("slow", "quick"):
         subprocess.run([sys.executable, str(script), runner], env=cli_environment(home), check=True, timeout=120)
-    done = cli(home, "diff", "--confirm", "--with", script, "--budget", "10", code=1)
+    done = cli_interpreter(home, "diff", "--confirm", "--with", script, "--budget", "10", code=1)
     lines = done.stdout.splitlines()
     assert lines[-1].startswith("different, by racing now: 2 of 2 problems: demo::pick|x.1=3|fp32|M≤")
     raced = [line for line in lines if re.search(r"quick is \d[\d.]+ times as fast as slow, raced now", line)]
     assert len(raced) == 2
     assert all(" different " in line for line in raced)
-    cli(home, "diff", "--confirm", "--with", tmp_path / "absent.py", code=2)
+    cli_interpreter(home, "diff", "--confirm", "--with", tmp_path / "absent.py", code=2)

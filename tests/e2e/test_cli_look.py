@@ -125,8 +125,8 @@ def test_doctor_tells_the_seconds_that_the_last_fresh_start_cost(tmp_path: Path,
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help(command: str, tmp_path: Path, cli: Cli) -> None:
-    text = cli(tmp_path, *filter(None, [command]), "--help").stdout
+def test_help(command: str, tmp_path: Path, cli_interpreter: Cli) -> None:
+    text = cli_interpreter(tmp_path, *filter(None, [command]), "--help").stdout
     plain = " ".join(re.sub(r"[^\w:;,.\-]+", " ", text).split())
     assert "Usage:" in plain
     assert "Exit codes: 0: done" in plain

@@ -47,12 +47,12 @@ def test_a_problem_of_each_op_of_a_tuned_model_runs_alone(tuned: tuple[Path, dic
     assert sorted(home.rglob("*")) == before, "it leaves something behind"
 
 
-def test_a_part_of_a_key_in_a_process_of_its_own(tuned: tuple[Path, dict[str, Any]], cli: Cli) -> None:
+def test_a_part_of_a_key_in_a_process_of_its_own(tuned: tuple[Path, dict[str, Any]], cli_interpreter: Cli) -> None:
     home, document = tuned
     key = next(key for key in sorted(read_run(document["run"]).verdicts) if key.startswith("experts|"))
     shutil.rmtree(Path(document["cache"]).with_name("winners.json.d"), ignore_errors=True)
     Path(document["cache"]).unlink()  # then the newest run is what is looked into
-    done = cli(home, "repro", key.partition("|")[2], "default", "--seconds", "0.1")
+    done = cli_interpreter(home, "repro", key.partition("|")[2], "default", "--seconds", "0.1")
     lines = done.stdout.splitlines()
     assert lines[0] == key
     assert any(line.startswith("  then:   ") and document["run"] in line for line in lines)

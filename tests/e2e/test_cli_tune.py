@@ -211,7 +211,7 @@ def test_a_model_whose_experts_are_refused_is_tuned_without_them(
     assert "'conv'" in complaint(wrong)
 
 
-def test_nothing_that_kernels_print_spoils_the_document(tmp_path: Path, cli: Cli) -> None:
+def test_nothing_that_kernels_print_spoils_the_document(tmp_path: Path, cli_interpreter: Cli) -> None:
     path = tmp_path / "noisy.py"
     path.write_text("""
 import ctypes
@@ -231,7 +231,7 @@ def noisy(x, weight, bias):
     libc.puts(b"from C in the kernel")
     return torch.nn.functional.linear(x, weight, bias)
 """)
-    done = cli(tmp_path / "home", *TUNE, "--with", path, "--only-runner", "noisy", "--json")
+    done = cli_interpreter(tmp_path / "home", *TUNE, "--with", path, "--only-runner", "noisy", "--json")
     assert json.loads(done.stdout)["problems"]["tuned"] > 0
     for words in ("Python", "C, buffered", "the descriptor", "a child", "the kernel", "C in the kernel"):
         assert f"from {words}\n" in done.stderr

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-import tunebook
 from tunebook.cli import app
 from tunebook.cli._text import FALLBACKS
 from tunebook.engine.models import random_model, tiny_config
@@ -66,6 +65,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 FINE = {"diff": {0, 1}}
 #: What tells of times, or measures anew: the figures differ each time, the words do not.
 MEASURES = {"coverage", "doctor", "generate", "promote", "repro", "rollback", "tune"}
+#: What a figure may stand before, as large as it happens to be.
+UNITS = {"ns", "µs", "us", "ms", "s"}
 WIDTH = 60
 #: A locale without any sign but ASCII: else Python takes UTF-8 for the C locale.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -89,15 +90,8 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
-    stage = Stage(Path(tunebook.__file__).parents[1])
-    yield stage
-    stage.close()
-
-
-@pytest.fixture(scope="module")
 def original(
-    stage: Stage,
+    command_stage: Stage,
     first: tuple[Path, dict[str, Any], str],
     variables: Callable[..., dict[str, str]],
     tmp_path_factory: pytest.TempPathFactory,
@@ -108,7 +102,7 @@ def original(
     shutil.copytree(first[0], home)
     (newer,) = home.glob("autotune/*/runs/*.jsonl")
     narrow = "tune tiny-moe --decode 1 --prefill 2 --fresh --op linear --only-runner torch --budget 2"
-    assert stage.run(*narrow.split(), environment=variables(home), directory=folder).code == 0
+    assert command_stage.run(*narrow.split(), environment=variables(home), directory=folder).code == 0
     (older,) = set(newer.parent.iterdir()) - {newer}
     before = {"started": "2026-01-01T00:00:00", "note": "更新之前：默认的内核"}
     for run, name, changes in (
@@ -159,7 +153,7 @@ def variables(cli_environment: Callable[..., dict[str, str]]) -> Callable[..., d
 
 @pytest.fixture
 def typed(
-    stage: Stage, make_place: Callable[[], Place], variables: Callable[..., dict[str, str]]
+    command_stage: Stage, make_place: Callable[[], Place], variables: Callable[..., dict[str, str]]
 ) -> Callable[..., Ended]:
     """``typed(name, streams, *more, …)``: what becomes of the example of a command, in a place as new."""
 
@@ -173,9 +167,11 @@ def typed(
             words = [word.format(**vars(place)) for word in line.split()]
             given = dict(word.split("=") for word in words if word.startswith("TUNEBOOK_"))
             arguments = [word for word in words if not word.startswith("TUNEBOOK_")]
-            ended = stage.run(*arguments, **{**options, "environment": {**environment, **given}})
+            ended = command_stage.run(*arguments, **{**options, "environment": {**environment, **given}})
             assert ended.code == 0, ended.err.decode()
-        ended = stage.run(*(word.format(**vars(place)) for word in last.split()), *more, streams=streams, **options)
+        ended = command_stage.run(
+            *(word.format(**vars(place)) for word in last.split()), *more, streams=streams, **options
+        )
         fine = {0} if streams == "closed" else FINE.get(name, {0})
         assert ended.code in fine, f"exit code {ended.code}\n{ended.out.decode()}\n{ended.err.decode()}"
         return ended
@@ -201,7 +197,9 @@ def telling(name: str, text: str) -> set[str]:
     lines = text.splitlines()
     heads = {i + 2 for i, line in enumerate(lines[:-2]) if not line and lines[i + 1] and lines[i + 2]}
     found = {word for i, line in enumerate(lines) if i not in heads for word in line.split()}
-    return {word for word in found if name not in MEASURES or not re.search(r"\d", word)} - {"-"}
+    if name in MEASURES:
+        found = {word for word in found - UNITS if not re.search(r"\d", word)}
+    return found - {"-"}
 
 
 def shown(lines: list[str]) -> str:
@@ -249,11 +247,11 @@ def test_where_nobody_reads_nothing_is_said_of_it(name: str, typed: Callable[...
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_fits_a_narrow_terminal_and_names_every_option(
-    name: str, encoding: str, stage: Stage, tmp_path: Path
+    name: str, encoding: str, command_stage: Stage, tmp_path: Path
 ) -> None:
     given = {"TERM": "xterm-256color", "HOME": str(tmp_path)}
     where: dict[str, Any] = {"environment": given, "directory": tmp_path, "encoding": encoding}
-    ended = stage.run(name, "--help", streams="terminal", columns=WIDTH, **where)
+    ended = command_stage.run(name, "--help", streams="terminal", columns=WIDTH, **where)
     assert ended.code == 0
     lines = plain(ended.out)
     assert max(map(cell_len, lines)) <= WIDTH
@@ -289,12 +287,12 @@ def test_signs_that_an_encoding_lacks_are_spelt_out_and_the_others_stay(typed: C
 
 
 def test_columns_stand_below_each_other_where_a_character_takes_two(
-    stage: Stage, make_place: Callable[[], Place], variables: Callable[..., dict[str, str]]
+    command_stage: Stage, make_place: Callable[[], Place], variables: Callable[..., dict[str, str]]
 ) -> None:
     place = make_place()
     header, rest = place.older.read_bytes().split(b"\n", 1)
     place.older.write_bytes(json.dumps({**json.loads(header), "model": "模型甲"}).encode() + b"\n" + rest)
-    ended = stage.run("history", environment=variables(place.home), directory=place.directory)
+    ended = command_stage.run("history", environment=variables(place.home), directory=place.directory)
     head, *rows = ended.out.decode().splitlines()[-3:]
     at = cell_len(head[: head.index("policy")])
     assert "模型甲" in rows[1]

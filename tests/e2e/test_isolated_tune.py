@@ -28,11 +28,13 @@ def mine(x, weight, bias):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no isolation there")
-def test_a_crash_ends_nothing(cli: Cli, tmp_path: Path) -> None:
+def test_a_crash_ends_nothing(cli_interpreter: Cli, tmp_path: Path) -> None:
     file = tmp_path / "my_kernel.py"
     file.write_text(KERNEL)
     options = ("--op", "linear", "--only-runner", "mine", "--decode", "1", "--prefill", "", "--budget", "60")
-    done = cli(tmp_path / "home", "tune", "tiny-moe", *options, "--with", file, "--json", TUNEBOOK_ISOLATE="unproven")
+    done = cli_interpreter(
+        tmp_path / "home", "tune", "tiny-moe", *options, "--with", file, "--json", TUNEBOOK_ISOLATE="unproven"
+    )
     document = json.loads(done.stdout)
     calls = (tmp_path / "calls").read_text().count("call")
     assert document["problems"]["tuned"] == calls > 0

@@ -266,7 +266,7 @@ def test_the_batched_algorithm_is_refused_unrun_where_it_would_not_fit(
 
 def test_collecting_twice_at_once_is_an_error(start: Callable[[], Start]) -> None:
     one = start()
-    with tb.autotune(), pytest.raises(ValueError, match="collected already"):
+    with tb.autotune(budget_s=1), pytest.raises(ValueError, match="collected already"):
         one.autotune()
     from tunebook.tuner import Collection
 

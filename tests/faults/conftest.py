@@ -1,4 +1,4 @@
-"""Fault scenarios: each test records its figures; they are printed at the end, one line a figure, and a missed one fails."""
+"""Fault scenarios: each test records its figures, which are printed at the end; a missed one fails."""
 
 from __future__ import annotations
 
@@ -14,26 +14,18 @@ if str(BENCHMARKS) not in sys.path:
 
 from _faults import Figure  # noqa: E402 - found beside the benchmarks, which share the scenarios
 
-_FIGURES: list[Figure] = []
-
 
 @pytest.fixture
-def record() -> Iterator[Callable[[Iterable[Figure]], None]]:
-    """Keep figures for the summary; the test fails where one is not met."""
+def record(record_property: Callable[[str, object], None]) -> Iterator[Callable[[Iterable[Figure]], None]]:
+    """Keep figures for the summary, in the test's report; the test fails where one is not met."""
     mine: list[Figure] = []
 
     def keep(figures: Iterable[Figure]) -> None:
-        mine.extend(figures)
+        for figure in figures:
+            mine.append(figure)
+            record_property("figure", str(figure) + ("" if figure.met else f"   MISSED, goal: {figure.goal}"))
 
     yield keep
-    _FIGURES.extend(mine)
     missed = [f"{figure} (goal: {figure.goal})" for figure in mine if not figure.met]
     assert mine, "the scenario gave no figure"
     assert not missed, "; ".join(missed)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _FIGURES:
-        terminalreporter.section("faults")
-        for figure in sorted(_FIGURES, key=lambda figure: figure.name):
-            terminalreporter.write_line(str(figure) + ("" if figure.met else f"   MISSED, goal: {figure.goal}"))

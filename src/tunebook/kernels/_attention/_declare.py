@@ -43,6 +43,7 @@ def declare() -> None:
         bind=kernels.bind_attend,
         workspace=kernels.attend_workspace,
         supports=_attend_refusal,
+        within=_attend_within,
     )(kernels.serve_attend)
 
 
@@ -63,7 +64,12 @@ def _attend_points() -> list[Point]:
     from tunebook.kernels._native._tactic import instruction_sets
 
     widest = next(isa for isa in instruction_sets() if isa != "amx")
-    return [{"isa": widest, "threads": threads} for threads in ((0, 1) if torch.get_num_threads() > 1 else (0,))]
+    return [{"isa": widest, "threads": 0}, {"isa": widest, "threads": 1}]
+
+
+def _attend_within(problem: Problem, *, threads: Scalar = 0, **_: Scalar) -> bool:
+    """Where there is one thread, all threads are that one. It is asked when tuning: the count may be set after the import."""
+    return threads == 0 or torch.get_num_threads() > 1
 
 
 def _qkv_refusal(problem: Problem, **_: Scalar) -> str | None:
