@@ -13,10 +13,15 @@ import logging
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
+
+if TYPE_CHECKING:
+    from tunebook.records import Verdict
+
+OP = "demo::product"
 
 
 class Stage:
@@ -155,3 +160,22 @@ def product_inputs(rows: int = 16, dtype: torch.dtype = torch.float32, out: bool
     x = torch.randn(rows, 32, generator=generator).to(dtype)
     weight = torch.randn(32, 24, generator=generator).to(dtype)
     return [x, weight, torch.empty(rows, 24, dtype=dtype)] if out else [x, weight]
+
+
+def tuned(stage: Stage, runners: list[Any], config: Any, inputs: list[Any], op: str = OP, **options: Any) -> Any:
+    """One block with one call, tuned afresh."""
+    import tunebook as tb
+
+    options = {"policy": "fresh", "seed": 1, **options}
+    with tb.flashinfer.autotune(**options) as session:
+        stage.choose(op, runners, config, inputs)
+    return session
+
+
+def only(session: Any) -> Verdict:
+    """The verdict on its one problem."""
+    from tunebook.records import Verdict
+
+    (verdict,) = session.outcome.verdicts.values()
+    assert isinstance(verdict, Verdict)
+    return verdict

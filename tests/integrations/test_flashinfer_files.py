@@ -16,6 +16,7 @@ if str(ROOT) not in sys.path:
 from tests.integrations.flashinfer_stage import Stage, product_inputs  # noqa: E402 - found from the root
 
 import tunebook as tb  # noqa: E402
+from tunebook.integrations.flashinfer import known  # noqa: E402
 from tunebook.store import read_cache, read_run  # noqa: E402
 
 OP = "demo::product"
@@ -129,6 +130,20 @@ def test_clearing_flashinfers_cache_forgets_the_winners(stage: Stage, cache: Pat
     assert served(stage) == ("Plain", -1)
     with stage.module.autotune(False, cache=str(cache.with_name("absent.json"))):
         assert served(stage) == ("Plain", -1)
+
+
+def test_what_is_forgotten_together_can_be_cleared_and_installed_again(stage: Stage, cache: Path) -> None:
+    """As engines' ranks do where one of them cannot go on."""
+    stage.start_again()
+    forget = known(stage.tuner)
+    start(stage, cache, again=False)
+    forget()
+    assert served(stage) == ("Plain", -1)
+    stage.tuner.clear_cache()
+    start(stage, cache, again=False)
+    assert served(stage) == ("Blocked", 1)
+    stage.tuner.clear_cache()
+    assert served(stage) == ("Plain", -1)
 
 
 def test_two_runners_of_one_class_are_told_apart_in_memory_alone(stage: Stage, cache: Path, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ for folder in (ROOT, ROOT / "benchmarks"):
         sys.path.append(str(folder))
 
 from _rank_processes import Ended, run_ranks  # noqa: E402 - found beside the benchmarks
-from tests.integrations.flashinfer_ranks import BUCKETS, start  # noqa: E402 - found from the root
+from tests.integrations.flashinfer_ranks import BUCKETS, faults, start  # noqa: E402 - found from the root
 
-from tunebook.integrations.flashinfer._team import Met, matched, shares  # noqa: E402
+from tunebook.integrations.flashinfer._team import Met, matched, part, shares  # noqa: E402
 
 Ranks = Callable[..., list[Ended]]
 
@@ -51,6 +51,7 @@ def test_ranks_share_the_work_and_serve_the_same(ranks: Ranks, by_rank: bool) ->
     assert sum(one["raced"] for one in first) == len(BUCKETS)
     assert all(one["raced"] for one in first)
     assert [one["fresh"] for one in first] == [4, 4]
+    assert [len(one["said"]) for one in first] == [one["raced"] for one in first], "each winner is told by one rank"
     assert all(one["reduced"] == [] and one["group is back"] and one["cache"] for one in first)
     assert first[0]["runs"] == first[1]["runs"]
     assert len(first[0]["keys"]) == 4
@@ -76,6 +77,7 @@ def test_a_tactic_that_one_rank_cannot_serve_is_served_by_none(ranks: Ranks) -> 
 @pytest.mark.parametrize("who", [0, 1])
 def test_what_one_rank_knows_all_serve_without_measuring(ranks: Ranks, who: int) -> None:
     for one in values(ranks(cached=(who,), favourite=(4, 4))):
+        assert one["in the block"] == -1, "where all have yet to agree"
         assert (one["raced"], one["fresh"], one["cached"], one["served"]) == (0, 0, 4, [4] * 4)
 
 
@@ -120,6 +122,75 @@ def test_a_rank_that_dies_ends_the_wait_of_the_others(ranks: Ranks) -> None:
     assert "rank 1 died or hangs" in one.error[1]
 
 
+def test_a_rank_that_calls_nothing_keeps_the_others_from_nothing(ranks: Ranks) -> None:
+    one, two = values(ranks(silent=0))
+    assert (one["raced"], one["keys"], one["cache"]) == (0, [], False)
+    assert (two["raced"], two["served"]) == (len(BUCKETS), [3] * 4)
+
+
+def test_a_block_inside_a_block_is_tuned_by_all_ranks_together(ranks: Ranks) -> None:
+    ended = values(ranks(nested=True))
+    assert sum(one["raced"] for one in ended) == len(BUCKETS)
+    assert all((one["fresh"], one["served"], one["group is back"]) == (4, [3] * 4, True) for one in ended)
+
+
+def test_a_group_of_one_is_no_group(ranks: Ranks) -> None:
+    ended = ranks(1, starts=2)
+    assert (values(ended)[0]["raced"], values(ended)[0]["reduced"]) == (len(BUCKETS), [])
+    (second,) = values(ended, 1)
+    assert (second["raced"], second["in the block"], second["group is back"]) == (0, 3, True)
+
+
+def test_ranks_may_have_one_cache(ranks: Ranks) -> None:
+    ended = ranks(starts=2, shared=True)
+    assert len(set(values(ended)[0]["runs"])) == 2, "a run file for each rank"
+    for one in values(ended, 1):
+        assert (one["raced"], one["cached"], one["served"]) == (0, 4, [3] * 4)
+
+
+def test_what_another_rank_left_out_is_counted_and_named(ranks: Ranks) -> None:
+    one, two = values(ranks(on_one={"budget_s": 1e-9}))
+    assert 0 < one["fresh"] == two["fresh"] == len(BUCKETS) - one["left out"]
+    assert one["left out"] == two["left out"]
+    assert sum("left out by rank 1" in miss for miss in one["misses"]) == one["left out"]
+    assert one["served"] == two["served"]
+
+
+BEFORE_ALL_HAVE_MET = (
+    "Session _untunable ZeroDivisionError",
+    "Ledger known KeyboardInterrupt",
+    "Team turns ZeroDivisionError",
+    "Session _raced ZeroDivisionError",
+    "Session _raced KeyboardInterrupt",
+    "Team exchange ZeroDivisionError",
+    "_together all_that_may_serve ZeroDivisionError",
+    "Team agree KeyboardInterrupt",
+)
+AFTERWARDS = (
+    "Session _install ZeroDivisionError",
+    "Ledger conclude KeyboardInterrupt",
+    "Session _publish ZeroDivisionError",
+)
+
+
+def test_wherever_one_rank_fails_the_others_do_not_wait_and_the_next_block_is_as_ever(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    points = [*BEFORE_ALL_HAVE_MET, *AFTERWARDS]
+    ended = run_ranks(partial(faults, points=points), 2, tmp_path / "faults")
+    assert all(one.error is None and one.value for one in ended), [one.error or one.log for one in ended]
+    one, two = (rank.value for rank in ended)
+    assert [each["ended"] for each in two] == [f"{point.split()[2]}: at this point" for point in points] + [""]
+    for point, each in zip(points, one, strict=False):
+        if point in BEFORE_ALL_HAVE_MET:
+            verb = "was ended" if "Keyboard" in point else "failed"
+            assert each["ended"].startswith(f"RankError: rank 1 {verb} while it was "), point
+        else:
+            assert each["ended"] == "", point
+    assert one[-1]["ended"] == ""
+    assert all((each["back"], each["threads"]) == ("True", "") for each in (*one, *two))
+
+
 met = st.builds(
     lambda bare, extra, weight, known: Met(f"{bare}{extra}", bare, weight, not known, None, False),
     st.sampled_from("abc"),
@@ -142,6 +213,18 @@ def test_each_problem_of_each_rank_is_in_one_share_and_tuned_by_one_that_met_it(
         able = {place for place, key in one.keys.items() if (place, key) in open_ones}
         assert (one.tuned_by in able) if able else one.tuned_by is None
     assert shares(every, devices) == found
+    for device in set(devices):
+        parts = [part(found, devices, place) for place in range(len(every)) if devices[place] == device]
+        assert sum(parts) == pytest.approx(1.0) or not any(parts)
+
+
+def test_the_time_of_a_device_is_shared_by_the_weight_of_what_its_ranks_tune() -> None:
+    every = [
+        [Met(f"{name} {weight}", name, weight, True, None, False)]
+        for name, weight in (("a", 3.0), ("b", 1.0), ("c", 9.0))
+    ]
+    assert [part(shares(every, "ppq"), "ppq", place) for place in range(3)] == [0.75, 0.25, 1.0]
+    assert part(shares([*every, []], "ppqq"), "ppqq", 3) == 0.0
 
 
 @given(st.lists(met, max_size=8, unique_by=lambda one: one.key), st.integers(2, 4))

@@ -52,7 +52,7 @@ def test_ranks_share_the_tuning_and_the_next_start_measures_nothing(tmp_path: Pa
 
 
 def test_where_one_rank_cannot_go_on_flashinfer_tunes_on_all(tmp_path: Path) -> None:
-    begins, tunes = on_two_ranks(tmp_path, "begins", "tunes")
+    begins, tunes, installs = on_two_ranks(tmp_path, "begins", "tunes", "installs")
     for one, why in zip(begins, ("another rank could not go on", "TUNEBOOK_BUDGET_S"), strict=True):
         assert (one["runs"], one["served"]) == (1, 3)
         assert one["own"] == one["samples"] > 0
@@ -63,3 +63,9 @@ def test_where_one_rank_cannot_go_on_flashinfer_tunes_on_all(tmp_path: Path) -> 
         assert one["own"] > 0
         (line,) = one["failed"]
         assert why in line
+    for one in installs:
+        assert (one["runs"], one["served"]) == (2, 3)
+        (line,) = one["failed"]
+        assert line.endswith("MemoryError: no room")
+    first, second = (one["own"] for one in installs)
+    assert first == second > 0, "a rank that knows more than another does not meet it where timings are added up"

@@ -21,8 +21,8 @@ OP = "demo::product"
 def starts(rank: int, size: int, directory: Path, faults: list[str]) -> list[dict[str, Any]]:
     """Engine starts, one after the other, each of a model of its own where something goes wrong; what each gave.
 
-    A fault is of rank 1 alone: ``begins`` is a variable that it cannot use, ``tunes`` an error as it tunes; none is an empty
-    text.
+    A fault is of rank 1 alone: ``begins`` is a variable that it cannot use, ``tunes`` an error as it tunes, ``installs`` one when
+    it has installed some of the winners; none is an empty text.
     """
     import torch.distributed as dist
 
@@ -37,10 +37,16 @@ def starts(rank: int, size: int, directory: Path, faults: list[str]) -> list[dic
 
     logging.getLogger("tunebook.vllm").addHandler(Keep())
     told = []
-    tune = tb.flashinfer.Session._tune
+    session: Any = tb.flashinfer.Session
+    tune, install = session._tune, session._install
 
     def fails(self: Any) -> None:
         raise MemoryError("no room")
+
+    def fails_late(self: Any, *args: Any) -> None:
+        if len(self.installed) == 2:
+            raise MemoryError("no room")
+        install(self, *args)
 
     with flashinfer_stage() as stage, vllm_engine(directory / "vllm", Rank(rank, size, dist.group.WORLD)) as engine:
         tb.vllm.enable()
@@ -56,7 +62,8 @@ def starts(rank: int, size: int, directory: Path, faults: list[str]) -> list[dic
             lines.clear()
             broken = fault if rank == 1 else ""
             os.environ["TUNEBOOK_BUDGET_S"] = "abc" if broken == "begins" else "60"
-            tb.flashinfer.Session._tune = fails if broken == "tunes" else tune  # type: ignore[method-assign]
+            session._tune = fails if broken == "tunes" else tune
+            session._install = fails_late if broken == "installs" else install
             engine.warm_up(runner := Runner(call, config_hash=fault or "a model"))
             told.append(_told(stage, runner, call(16), lines))
     return told

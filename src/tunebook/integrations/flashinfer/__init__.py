@@ -7,8 +7,8 @@ Written against flashinfer-python 0.6.18 and 0.7; other versions are refused by 
 """
 
 from tunebook.integrations.flashinfer._context import autotune
-from tunebook.integrations.flashinfer._install import Kept, Line, beside_runs, export
+from tunebook.integrations.flashinfer._install import Kept, Line, beside_runs, export, known
 from tunebook.integrations.flashinfer._package import Package
 from tunebook.integrations.flashinfer._session import Session
 
-__all__ = ["Kept", "Line", "Package", "Session", "autotune", "beside_runs", "export"]
+__all__ = ["Kept", "Line", "Package", "Session", "autotune", "beside_runs", "export", "known"]

@@ -41,8 +41,11 @@ class Ground:
 
     def restore(self) -> bool:
         """Undo what a tactic did to the caller's own tensors; False where there is no copy of them."""
-        for tensor, copy in self.copies:
-            tensor.copy_(copy)
+        import torch
+
+        with torch.inference_mode():  # in which all may be written, also those that were made in it
+            for tensor, copy in self.copies:
+                tensor.copy_(copy)
         return bool(self.copies)
 
     def call(self, runner: Any, tactic: Any) -> Callable[..., tuple[Any, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -113,12 +113,39 @@ def _kept(tuner: Any) -> tuple[Kept, Kept]:
         clear = tuner.clear_cache
 
         def clear_cache() -> None:
-            tuner._file_configs.forget()
-            tuner._file_config_policies.forget()
+            for entries in (tuner._file_configs, tuner._file_config_policies):
+                if isinstance(entries, Kept):  # not after `known` has put back what was there before
+                    entries.forget()
             clear()
 
         tuner.clear_cache = clear_cache
     return tuner._file_configs, tuner._file_config_policies
+
+
+def known(tuner: Any) -> Callable[[], None]:
+    """What FlashInfer knows now, to be called to have it know that again."""
+    names = ("profiling_cache", "_profiling_cache_policies")  # 0.6.18 has no policies
+    winners = [(one, dict(one)) for one in (getattr(tuner, name, None) for name in names) if one is not None]
+    names = ("_file_configs", "_file_config_policies")
+    files = {name: _copied(getattr(tuner, name)) for name in names if hasattr(tuner, name)}
+
+    def again() -> None:
+        with tuner._lock:
+            for one, before in winners:
+                one.clear()
+                one.update(before)
+            for name, before in files.items():
+                setattr(tuner, name, before)
+
+    return again
+
+
+def _copied(entries: dict[str, Any]) -> dict[str, Any]:
+    copy = type(entries)(entries)
+    if isinstance(copy, Kept) and isinstance(entries, Kept):
+        copy.kept |= entries.kept
+        copy.shut |= entries.shut
+    return copy
 
 
 def export(package: Package, path: Path, lines: Iterable[Line]) -> str | None:

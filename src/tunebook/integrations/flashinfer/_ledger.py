@@ -60,12 +60,13 @@ class Ledger:
             self.outcome.cached += 1
             self.outcome.verdicts[one.key] = kept
 
-    def conclude(self, one: Found, verdict: Verdict) -> None:
-        """A verdict was reached now."""
+    def conclude(self, one: Found, verdict: Verdict, *, told: bool = True) -> None:
+        """A verdict was reached now; `told`: by this rank, which logs it."""
         self.outcome.verdicts[one.key] = verdict
         self.outcome.fresh.append(one.key)
         self.settled.add(one.key)
-        logger.info("%s: %s (%s, %.2fx the default)", one.key, verdict.winner, verdict.status, verdict.speedup)
+        level = logging.INFO if told else logging.DEBUG
+        logger.log(level, "%s: %s (%s, %.2fx the default)", one.key, verdict.winner, verdict.status, verdict.speedup)
 
     def miss(self, text: str) -> None:
         """Why something is not as it could be; each is told once."""

@@ -83,6 +83,7 @@ def race_problem(
     raced = Raced({DEFAULT.name: Entrant(DEFAULT, 0, FALLBACK)})
     try:
         what = "its inputs cannot be made"
+        device.synchronize()  # what the caller's tensors hold may still be on its way, on another stream
         tensors = one.tensors(package)
         offered = spaces(package, one, tensors)  # some runners rank a first stage here: not by single calls
         raced.entrants |= {entrant.name: entrant for entrant in entrants(package, one, offered)}
@@ -153,7 +154,6 @@ class _Contest:
                 found = self._check(entrant)
                 if isinstance(found, Finding):
                     self._reject(entrant, found)
-                    self._undo(entrant, found)
                     continue
                 error, seconds = found
                 self.looks[entrant.name] = seconds if self.by_check else self.meter.look(entrant)
@@ -162,15 +162,6 @@ class _Contest:
                 self._reject(entrant, failure(raised, "before the race"))
                 continue
             self.journal.passed(entrant.name, self.looks[entrant.name], error)
-
-    def _undo(self, entrant: Entrant, found: Finding) -> None:
-        """What a rejected tactic wrote over the caller's tensors would spoil those that are checked after it, and the model."""
-        if not self.ground.restore() and found.detail == WEIGHTS_CHANGED:
-            logger.warning(
-                "%s: %s has changed weights that are too large to be kept twice: load them again",
-                self.ground.one.key,
-                entrant.name,
-            )
 
     def race(self, effort: Effort) -> None:
         """Race those that are worth it; where one fails on the way, it may have driven out others, and all begins again."""
@@ -195,6 +186,7 @@ class _Contest:
             for name, finding in failed.items():
                 self.raced.rejected.append(rejection(name, finding))
                 del self.looks[name]
+                self._undo(name, finding)
         self.raced.result, self.raced.rounds = result, self.journal.began + result.rounds
 
     def _check(self, entrant: Entrant) -> Finding | tuple[float, float]:
@@ -273,6 +265,18 @@ class _Contest:
         rejected = rejection(entrant.name, finding)
         self.raced.rejected.append(rejected)
         self.journal.rejected(rejected)
+        self._undo(entrant.name, finding)
+
+    def _undo(self, name: str, finding: Finding) -> None:
+        """What a rejected tactic wrote over the caller's tensors would spoil those that run after it, and the model."""
+        if finding.harm:  # nothing runs on this device any more
+            return
+        if not self.ground.restore() and finding.detail == WEIGHTS_CHANGED:
+            logger.warning(
+                "%s: %s has changed weights that are too large to be kept twice: load them again",
+                self.ground.one.key,
+                name,
+            )
 
 
 def _is_slower(seconds: float | None, least: float | None) -> bool:

@@ -232,15 +232,15 @@ class Session:
     def _untunable(self) -> set[str]:
         """Problems that FlashInfer or this session could not tune soundly; each is named among the misses."""
         hidden = self._problems.overshadowed()
-        for key, other in hidden.items():
-            self._ledger.miss(f"{key}: not tuned: FlashInfer serves one entry for it and for {other}")
-        talking = [one.key for one in self._problems.found.values() if one.op in COMMUNICATING]
-        for key in talking:
-            self._ledger.miss(f"{key}: not tuned: its calls communicate, so FlashInfer has to time it")
-        recorded = [one.key for one in self._problems.found.values() if one.recorded]
-        for key in recorded:
-            self._ledger.miss(f"{key}: not tuned: it was called while a CUDA graph was recorded alone; call it before, too")
-        return {*hidden, *talking}
+        reasons = {key: f"FlashInfer serves one entry for it and for {other}" for key, other in hidden.items()}
+        for one in self._problems.found.values():
+            if one.op in COMMUNICATING:
+                reasons[one.key] = "its calls communicate, so FlashInfer has to time it"
+            elif one.recorded:
+                reasons[one.key] = "it was called while a CUDA graph was recorded, and never before"
+        for key in reasons.keys() - self._ledger.settled:
+            self._ledger.miss(f"{key}: not tuned: {reasons[key]}")
+        return set(reasons)
 
     def _race(self, one: Found, seconds: float, device: Device) -> tuple[Verdict, tuple[int, Any]] | None:
         """The verdict on a problem, with its winner's runner and tactic; None where it is left out, which is said."""

@@ -103,6 +103,13 @@ def shares(every: Sequence[Sequence[Met]], devices: Sequence[str]) -> list[Share
     return found
 
 
+def part(found: Sequence[Share], devices: Sequence[str], me: int) -> float:
+    """What the rank at place `me` gets of its device's time: by the weight of what it is to tune."""
+    here = [one for one in found if one.tuned_by is not None and devices[one.tuned_by] == devices[me]]
+    mine = sum(one.weight for one in here if one.tuned_by == me)
+    return mine / sum(one.weight for one in here) if mine else 0.0
+
+
 class Team:
     """This rank among those of FlashInfer's group, for one block. All call the same methods in the same order.
 
@@ -114,8 +121,8 @@ class Team:
         # FlashInfer compiles in the block, for minutes: collectives there are the engine's own
         self.group = Group(group, limit_collectives=False)
         self._watched = Watched(device, self.group.line)
-        mine = Hello(device_identity(device), environment, {name: str(value) for name, value in options.items()})
         try:
+            mine = Hello(device_identity(device), environment, {name: str(value) for name, value in options.items()})
             hellos = self.group.gather("hello", mine, Hello)
             wrong = [text for place in range(1, self.group.size) for text in self._contradictions(hellos, place)]
             if wrong:
@@ -161,12 +168,8 @@ class Team:
 
     def budget(self, seconds: float) -> float:
         """This rank's part of the seconds: ranks on one device share its time."""
-        here = [one for one in self._shares if one.tuned_by is not None and self._is_here(one.tuned_by)]
-        mine = sum(one.weight for one in here if one.tuned_by == self.me)
-        return seconds * mine / sum(one.weight for one in here) if mine else 0.0
-
-    def _is_here(self, place: int) -> bool:
-        return self._devices[place] == self._devices[self.me]
+        mine = part(self._shares, self._devices, self.me)
+        return seconds * mine if mine else 0.0
 
     def exchange(self, mine: Mapping[int, Verdict]) -> dict[int, Verdict]:
         """What all ranks found out, by the number of the share."""

@@ -42,9 +42,14 @@ def tune_together(session: Session, team: Team) -> None:
                 )
             if number in reached:
                 fresh[one.key] = verdict
-                ledger.conclude(one, verdict)
+                ledger.conclude(one, verdict, told=number in raced)
             elif shares[number].sound:
                 ledger.settle(one, verdict)
+        for number, one in mine.items():
+            place = shares[number].tuned_by
+            if place is not None and place != team.me and number not in reached:
+                session.outcome.left_out += 1
+                ledger.miss(f"{one.key}: left out by {team.group.names[place]}, which was to tune it")
     finally:
         for number, verdict in raced.items():
             fresh.setdefault(mine[number].key, verdict)

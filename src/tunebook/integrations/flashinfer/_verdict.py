@@ -130,11 +130,12 @@ def _member(package: Package, one: Found, verdict: Verdict, name: str, tensors: 
         return "it is on FlashInfer's blocklist"
     hook = getattr(runner, "validate_tactic", None)
     try:
-        if not tensors:
-            tensors += one.tensors(package)
-        if hook is not None:
-            return (place, value) if hook(tensors, value) else "its runner says that it is not valid here"
-        offered = spaces(package, one, tensors, [place])[place]
+        with one.as_called():
+            if not tensors:
+                tensors += one.tensors(package)
+            if hook is not None:
+                return (place, value) if hook(tensors, value) else "its runner says that it is not valid here"
+            offered = spaces(package, one, tensors, [place])[place]
     except Exception as error:  # noqa: BLE001 - a runner's own code; what it raises is data
         return f"its runner fails to validate it: {type(error).__name__}: {error}"
     if isinstance(offered, Exception):

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from tunebook.envs import envs
 from tunebook.errors import TunebookError
-from tunebook.integrations.sglang._tuner import all_agree, give_way, known, ranks, waiting
+from tunebook.integrations.flashinfer import known
+from tunebook.integrations.sglang._tuner import all_agree, give_way, ranks, waiting
 from tunebook.store import Policy, resolve_policy
 
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
-"""What is asked of FlashInfer's tuner around a step: to wait, to give way to winners, to know again what it knew before."""
+"""What is asked of FlashInfer's tuner around a step: to wait, and to give way to winners."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,27 +48,3 @@ def give_way(tuner: Any) -> None:
     shut = tuner._file_configs.shut if isinstance(tuner._file_configs, Kept) else ()
     for key in [key for key in tuner.profiling_cache if key.file_key in shut]:
         del tuner.profiling_cache[key]
-
-
-def known(tuner: Any) -> Callable[[], None]:
-    """What FlashInfer knows now, to be called to have it know that again."""
-    winners = [(one, dict(one)) for one in (tuner.profiling_cache, tuner._profiling_cache_policies)]
-    files = {name: _copied(getattr(tuner, name)) for name in ("_file_configs", "_file_config_policies")}
-
-    def again() -> None:
-        with tuner._lock:
-            for one, before in winners:
-                one.clear()
-                one.update(before)
-            for name, before in files.items():
-                setattr(tuner, name, before)
-
-    return again
-
-
-def _copied(entries: dict[str, Any]) -> dict[str, Any]:
-    copy = type(entries)(entries)
-    if isinstance(copy, Kept) and isinstance(entries, Kept):
-        copy.kept |= entries.kept
-        copy.shut |= entries.shut
-    return copy

@@ -75,6 +75,8 @@ class Warmup:
         self._file: Path | None = None
         self._session: Session | None = None
         self._lost: Exception | None = None
+        #: with other ranks: has FlashInfer know what it knew before the first block, which was the same on all of them
+        self._forget: Callable[[], None] | None = None
         self._entered = False
         self._depth = 0
 
@@ -141,6 +143,10 @@ class Warmup:
             return False
         assert self._session is not None
         with self._minding():
+            if self._forget is None:
+                from tunebook.integrations.flashinfer import known
+
+                self._forget = known(self._session.package.tuner)
             ours.enter_context(self._session.autotune(**given))
         if self._agreed():
             return True
@@ -205,6 +211,9 @@ class Warmup:
                 answers: list[bool | None] = [None] * group.size()
                 all_gather_object(answers, well, group=group)
                 if not all(answers):
+                    forget, self._forget = self._forget, None
+                    if forget is not None:
+                        forget()  # one that went on alone may have installed more: ranks that differ hang
                     raise TunebookError("another rank could not go on")
         return self._lost is None
 
