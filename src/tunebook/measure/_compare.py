@@ -34,7 +34,9 @@ def compare(got: Any, expected: Any) -> float | str:
     if got.dtype != expected.dtype:
         return f"dtype {got.dtype}, not {expected.dtype}"
     if expected.is_contiguous() and not got.is_contiguous():
-        return f"strides {tuple(got.stride())}, not {tuple(expected.stride())}: who views the output needs it contiguous"
+        return (
+            f"strides {tuple(got.stride())}, not {tuple(expected.stride())}: who views the output needs it contiguous"
+        )
     if str(expected.dtype) not in TOLERANCES:
         return 0.0 if bool((got == expected).all()) else "values differ"
     return _compare_rows(got, expected)
