@@ -52,6 +52,7 @@ ALLOWED = {
     ("__init__.py", "import_module"): 1,  # names from a table in the same file
     ("dispatch/_caller.py", "exec"): 1,  # source that is written there, of checked identifiers
     ("engine/_modules/_forward.py", "exec"): 2,  # the same
+    ("integrations/sglang/_plugin.py", "import_module"): 1,  # a name that stands in the same file
     ("kernels/_native/__init__.py", "import_module"): 1,  # a name from a table in the same file
     ("ops/_usercode.py", "spec_from_file_location"): 1,  # a file that the user names with --with: code by its purpose
     # A worker process runs what its parent has loaded, told through their own socket.
