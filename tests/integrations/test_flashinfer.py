@@ -38,7 +38,7 @@ def test_the_best_of_all_runners_is_served(stage: Stage) -> None:
     assert stage.choose(OP, runners, config, inputs) == ("Blocked", (64, (1, 2)))
     verdict = only(session)
     assert verdict.winner == "Blocked[tactic=(64 (1 2))]"
-    assert verdict.status == "proven"
+    assert verdict.status == "likely", "after four rounds two were passed over"
     assert verdict.low <= verdict.speedup <= verdict.high
     assert verdict.speedup == pytest.approx(2.0, rel=0.1)
     assert (verdict.space, verdict.seen) == (4, 4)

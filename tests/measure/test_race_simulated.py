@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tunebook.measure import MAX_ROUNDS, Choice, RaceResult, choose, drifted, race
+from tunebook.measure import MAX_ROUNDS, Choice, RaceResult, _race, choose, drifted, race
 
 
 @dataclass
@@ -95,6 +96,52 @@ def group(name: str) -> tuple[str, str]:
 
 def settle(result: RaceResult, **options: Any) -> Choice:
     return choose(result, group, **options)
+
+
+def test_who_is_far_behind_after_the_preliminary_rounds_is_passed_over_without_being_shown_to_be_slower() -> None:
+    seconds = {"default": 3e-3, "best": 1e-3, "near": 1.01e-3, "far:a": 1.6e-3, "far:b": 1.7e-3, "far:c": 1.8e-3}
+    often = 0
+    for seed in range(20):
+        world = World(seed, noise=0.15)
+        found = run(world, field_of(world, seconds), seed=seed, preliminary=4)
+        rounds = {entry.name: len(entry.rounds) for entry in found.entries}
+        assert rounds["default"] == found.rounds, "the default stays"
+        assert {rounds[name] for name in found.passed_over} <= {4}
+        assert not set(found.passed_over) & {"default", "best", "near"}
+        assert not {entry.name for entry in found.survivors} & set(found.passed_over)
+        often += len(found.passed_over)
+        choice = settle(found)
+        assert choice.winner in ("best", "near")
+        assert choice.status in (("likely", "unresolved") if found.passed_over else ("proven", "likely", "unresolved"))
+        assert any(member.tactic.startswith("far") for member in choice.frontier)
+    assert often > 40
+
+
+def test_nobody_is_passed_over_unasked_or_among_few() -> None:
+    for names, options in ((("a", "b"), {"preliminary": 4}), (("a", "b", "c", "d"), {})):
+        world = World(0, noise=0.1)
+        seconds = {"default": 1e-3, **dict.fromkeys(names, 1.5e-3)}
+        assert run(world, field_of(world, seconds), **options).passed_over == ()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-2])
+def test_samples_are_not_looked_at_more_often_than_looking_is_worth(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round takes 3 ms here: a look of 10 ms is worth it after 80 ms."""
+    world, looks = World(0, noise=0.05), []
+    look = _race._look
+
+    def slow_look(alive: Any, offered: int, done: int, *rest: Any) -> Any:
+        looks.append(done)
+        world.now += seconds
+        return look(alive, offered, done, *rest)
+
+    monkeypatch.setattr(_race, "_look", slow_look)
+    run(world, field_of(world, {"default": 1e-3, "other": 1e-3, "same": 1e-3}), max_rounds=40, accepted_loss=0.0)
+    assert looks[0] == 2
+    assert min(b - a for a, b in itertools.pairwise(looks)) >= (25 if seconds else 1)
+    assert len(looks) >= (2 if seconds else 15)
 
 
 UNQUIET: dict[str, dict[str, Any]] = {

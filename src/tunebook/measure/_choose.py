@@ -23,9 +23,9 @@ class Choice:
     """The winner, how sure that is, its speed-up over the default, the tie set and the frontier (winner first).
 
     `status` says what was shown: *proven*, that every other tactic is either shown to be slower (eliminated) or shown not to
-    be more than `EQUIVALENCE` faster than the winner; *likely*, that choosing the leader is expected to cost at most
-    `ACCEPTED_LOSS`, and the winner is the leader or a tie with it; *unresolved*, neither. `loss` is what choosing the winner
-    is expected to cost, as a log-ratio.
+    be more than `EQUIVALENCE` faster than the winner, and that none was passed over; *likely*, that choosing the leader is
+    expected to cost at most `ACCEPTED_LOSS`, and the winner is the leader or a tie with it; *unresolved*, neither. `loss` is
+    what choosing the winner is expected to cost, as a log-ratio.
     """
 
     winner: str
@@ -59,7 +59,7 @@ def choose(
 
     first = min(tied, key=preference)
     winner, loss = alive[first], result.losses[first]
-    if shown(logs, fit, first, len(result.entries)):
+    if not result.passed_over and shown(logs, fit, first, len(result.entries)):
         status: Status = "proven"
     else:
         status = "likely" if result.loss <= ACCEPTED_LOSS else "unresolved"

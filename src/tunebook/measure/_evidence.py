@@ -26,6 +26,8 @@ NEAR = 2.0
 #: four rounds count, not of single ones.
 DEPENDENCE = 2.0
 DEPENDENT_GROUP = 4
+#: Who is within so many standard errors of the leader, or within this log-ratio, is in its reach.
+REACH, NEARBY = 2.0, math.log(1.03)
 
 
 def slower(logs: Matrix, fit: Fit, one: int, other: int, margin: float) -> float:
@@ -65,6 +67,13 @@ def kept(logs: Matrix, fit: Fit, offered: int) -> list[int]:
     needed = max(1, offered * (offered - 1)) / ALPHA
     leader = fit.leader
     return [i for i in range(len(logs)) if i == leader or slower(logs, fit, i, leader, ELIMINATION_MARGIN) < needed]
+
+
+def in_reach(fit: Fit) -> set[int]:
+    """The rows that may still be the fastest, as far as a few rounds tell; nothing is shown of the others."""
+    rounds = fit.residuals.shape[1]
+    reach = max(NEARBY, REACH * fit.caution * fit.scale * math.sqrt(2 / rounds))
+    return {row for row, effect in enumerate(fit.effects) if effect - fit.effects.min() <= reach}
 
 
 def shown(logs: Matrix, fit: Fit, choice: int, offered: int) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tunebook.measure._candidate import Candidate, Clock, sample
 from tunebook.measure._check import Finding, failure
-from tunebook.measure._evidence import kept, shown
+from tunebook.measure._evidence import in_reach, kept, shown
 from tunebook.measure._result import Entry, RaceResult, log_times
 from tunebook.stats import expected_losses, two_way
 
@@ -20,8 +20,13 @@ MIN_ROUNDS = 8
 MAX_ROUNDS = 40
 #: One that is left goes on against the default until an interval of their ratio exists at 95 %.
 LAST_ROUNDS = 6
-#: From `MIN_ROUNDS` on, samples are looked at every so many rounds: a look costs as much as a short sample.
+#: From `MIN_ROUNDS` on, samples are looked at every so many rounds.
 LOOK_EVERY = 2
+#: They are not looked at again before so many times the seconds that the last look took: of calls of some microseconds a
+#: look takes as long as many rounds.
+LOOK_WORTH = 8
+#: Of so many or fewer, nobody is passed over.
+PRELIMINARY_FROM = 3
 
 
 class Watch(Protocol):
@@ -68,12 +73,16 @@ def race(
     earlier: RaceResult | None = None,
     watch: Watch | None = None,
     conduct: Conduct | None = None,
+    preliminary: int = 0,
 ) -> RaceResult:
     """Race `candidates`; the one named `default` stays in every round.
 
     Ends when one is left, when the leader is shown to be the choice, when choosing now is expected to cost at most
     `accepted_loss`, after `max_rounds`, or after the first two rounds as soon as `stop()` says so. A tactic that raises
     leaves with its `failed` finding; what the default raises is the caller's, and so is an error that spoilt the device.
+
+    preliminary: after so many rounds those that are out of the leader's reach by then are passed over, though nothing is shown of
+    them: most calls of a race would else go to tactics that nobody would choose, until that is shown. The default stays.
 
     With `earlier`, that race goes on: its samples and rounds count (in `max_rounds` too), and who was eliminated or failed
     stays out and is not called. Candidates of all its entries' names are given, and no others: else ValueError. Its last
@@ -89,6 +98,8 @@ def race(
     numbers = np.random.default_rng(rng.getrandbits(64))
     stopped = "rounds"
     losses: tuple[float, ...] = ()
+    passed_over: tuple[str, ...] = ()
+    looked, cost = clock.clock(), 0.0
     if watch is not None:
         watch.started(entries, alive)
     while done < max_rounds:
@@ -112,7 +123,16 @@ def race(
         before = alive
         why: str | None = None
         if len(alive) > 1 and (done <= MIN_ROUNDS or done % LOOK_EVERY == 0):
-            alive, why, losses = _look(alive, len(entries), done, numbers, accepted_loss)
+            begun = clock.clock()
+            if begun - looked >= LOOK_WORTH * cost:
+                alive, why, losses = _look(alive, len(entries), done, numbers, accepted_loss)
+                looked = clock.clock()
+                cost = looked - begun
+        if done == preliminary and len(alive) > PRELIMINARY_FROM:
+            near = in_reach(two_way(log_times(alive)))
+            behind = [e for row, e in enumerate(alive) if row not in near and e is not by_default]
+            passed_over = tuple(entry.name for entry in behind)
+            alive = [entry for entry in alive if entry.name not in passed_over]
         if why is None and len(alive) == 1 and done >= LAST_ROUNDS:
             why = "one left"
         if why is None and stop():
@@ -128,7 +148,7 @@ def race(
             break
     if stopped not in ("loss", "shown") or len(losses) != len(alive):
         losses = _losses(alive, numbers)
-    return RaceResult(tuple(entries), tuple(alive), by_default, done, stopped, min(losses), losses)
+    return RaceResult(tuple(entries), tuple(alive), by_default, done, stopped, min(losses), losses, passed_over)
 
 
 def _sample(

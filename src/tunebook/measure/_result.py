@@ -41,7 +41,7 @@ class RaceResult:
 
     `stopped` is "one left", "shown" (no survivor is more than `EQUIVALENCE` faster than the leader), "loss" (choosing now
     is expected to cost at most `ACCEPTED_LOSS`), "rounds" or "time". `loss` is what choosing the leader is expected to
-    cost, as a log-ratio, `losses` the same for every survivor.
+    cost, as a log-ratio, `losses` the same for every survivor. `passed_over` left early, without being shown to be slower.
     """
 
     entries: tuple[Entry, ...]
@@ -51,6 +51,7 @@ class RaceResult:
     stopped: str
     loss: float
     losses: tuple[float, ...]
+    passed_over: tuple[str, ...] = ()
 
     @property
     def drift(self) -> float:

@@ -186,7 +186,10 @@ class SampleLine(Record, frozen=True, kw_only=True, tag="sample"):
 
 
 class OutLine(Record, frozen=True, kw_only=True, tag="out"):
-    """These are eliminated: they have no part in later rounds of the race (the default is sampled all the same)."""
+    """These are eliminated, or passed over after a few rounds: they have no part in later rounds of the race.
+
+    The default is sampled all the same.
+    """
 
     race: int
     tactics: tuple[int, ...]

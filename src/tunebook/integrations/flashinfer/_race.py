@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from tunebook.devices import Device, DeviceLostError
 from tunebook.integrations.flashinfer._check import Ground, ground_of
@@ -39,15 +36,12 @@ from tunebook.measure import (
 )
 from tunebook.records import DEFAULT, Offered, Rejected
 from tunebook.search import FINALISTS, halving
-from tunebook.stats import two_way
 from tunebook.tuner import ProblemJournal, rejection
 
 logger = logging.getLogger("tunebook.flashinfer")
 
-#: Where so many tactics beside the default are left, these rounds of all of them tell who races.
-PRELIMINARY_FROM, PRELIMINARY = 3, 4
-#: Who is within so many standard errors of the fastest by then, or within this log-ratio, races.
-REACH, NEARBY = 2.0, math.log(1.03)
+#: After so many rounds it is seen who may still be the fastest.
+PRELIMINARY = 4
 #: Begins to tell the run file of a problem, given what each runner offers.
 Begin = Callable[[dict[str, Offered]], ProblemJournal]
 
@@ -179,6 +173,7 @@ class _Contest:
                 stop=self.budget.over,
                 watch=self.journal,
                 conduct=self.meter,
+                preliminary=PRELIMINARY,
             )
             failed = {entry.name: entry.failed for entry in result.entries if entry.failed is not None}
             if not failed:
@@ -214,31 +209,12 @@ class _Contest:
         if len(hopeful) > FINALISTS:
             kept = halving(hopeful, self._measure, self.rng, stop=self.budget.over).survivors
             hopeful = {name: looks[name] for name in kept}
-        if len(hopeful) >= PRELIMINARY_FROM:
-            reach = self._in_reach([DEFAULT.name, *hopeful])
-            hopeful = {name: looks[name] for name in hopeful if name in reach}
         gone = {rejected.tactic for rejected in raced.rejected}
         for name, seen in self.samples.items():
             if name not in hopeful and name != DEFAULT.name and name not in gone:
                 rounds = [SCREENING - place for place in range(len(seen))]
                 raced.beside.append(Entry(raced.entrants[name], list(seen), rounds))
         return [raced.entrants[name] for name in (DEFAULT.name, *hopeful)]
-
-    def _in_reach(self, names: Sequence[str]) -> set[str]:
-        """Who may still be the fastest by a few rounds before the race; that shows nothing of the others, and is not said to.
-
-        Most calls of a race would else go to tactics that nobody would choose, until that is shown.
-        """
-        left = list(names)
-        for _ in range(PRELIMINARY):
-            for name in self.rng.sample(left, len(left)):
-                if self._measure(name) is None:
-                    left.remove(name)
-            if self.budget.over():
-                return set(left)
-        fit = two_way(np.log([self.samples[name][-PRELIMINARY:] for name in left]))
-        reach = max(NEARBY, REACH * fit.caution * fit.scale * math.sqrt(2 / PRELIMINARY))
-        return {name for name, effect in zip(left, fit.effects, strict=True) if effect - fit.effects.min() <= reach}
 
     def _measure(self, name: str) -> float | None:
         """One more call in seconds; None for a tactic that fails, which is rejected."""
