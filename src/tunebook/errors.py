@@ -40,6 +40,12 @@ class ModelError(TunebookError):
     """A model cannot be loaded, attached or run."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """What an error says, for one line of a log: with its class, unless it is tunebook's own, whose words suffice."""
+    text = str(error) if isinstance(error, TunebookError) else f"{type(error).__name__}: {error}"
+    return text.replace("\n", "; ")
+
+
 class RankError(TunebookError):
     """Of several ranks that tune together one failed, died or fell silent; every other one raises this.
 

@@ -6,7 +6,6 @@ import importlib
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,31 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from tests.integrations.engine_wheels import SGLANG  # noqa: E402
 from tests.integrations.flashinfer_stage import Stage, product_inputs  # noqa: E402 - found from the root
-from tests.integrations.sglang_stage import AUTOTUNE, OP, Dummy, Engine, Stream, entries, served, sglang_stage  # noqa: E402
+from tests.integrations.sglang_stage import AUTOTUNE, OP, Dummy, Engine, Stream, entries, served  # noqa: E402
 
 import tunebook as tb  # noqa: E402
 from tunebook.envs import envs  # noqa: E402
 from tunebook.errors import UsageError  # noqa: E402
-
-
-@pytest.fixture
-def off(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """An engine's process without tunebook; Plain's tactic 1 is the fastest, at half the default's time."""
-    if not SGLANG.is_there:
-        pytest.skip("SGLang's files are not there; `make test` unpacks them")
-    stage.costs = {("Plain", 1): 0.5}
-    monkeypatch.setenv("TUNEBOOK_FLASHINFER", "0")
-    with sglang_stage(stage, tmp_path / "sglang") as engine:
-        yield engine
-
-
-@pytest.fixture
-def engine(off: Engine) -> Engine:
-    tb.sglang.enable()
-    return off
-
 
 # ---------------------------------------------------------------- failures
 

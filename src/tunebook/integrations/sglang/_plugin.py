@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tunebook.envs import envs
-from tunebook.errors import TunebookError, UsageError
+from tunebook.errors import UsageError, in_one_line
 
 logger = logging.getLogger("tunebook.sglang")
 
@@ -38,8 +38,7 @@ def plugin() -> None:
         if envs.TUNEBOOK_FLASHINFER.get() and AUTOTUNE in sys.modules:
             _register()
     except Exception as error:  # noqa: BLE001 - the engine goes on without tunebook
-        text = str(error) if isinstance(error, TunebookError) else f"{type(error).__name__}: {error}"
-        logger.error("FlashInfer tunes without tunebook: %s", text.replace("\n", "; "))
+        logger.error("FlashInfer tunes without tunebook: %s", in_one_line(error))
 
 
 def enable() -> None:

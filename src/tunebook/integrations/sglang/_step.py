@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunebook.envs import envs
-from tunebook.errors import TunebookError
+from tunebook.errors import TunebookError, in_one_line
 from tunebook.integrations.flashinfer import known
 from tunebook.integrations.sglang._tuner import all_agree, give_way, ranks, waiting
 from tunebook.store import Policy, resolve_policy
@@ -53,8 +53,7 @@ class Start:
         """Say why FlashInfer tunes alone from now on."""
         if not self.lost:
             self.lost = True
-            text = str(error) if isinstance(error, TunebookError) else f"{type(error).__name__}: {error}"
-            logger.error("FlashInfer tunes without tunebook: %s", text.replace("\n", "; "))
+            logger.error("FlashInfer tunes without tunebook: %s", in_one_line(error))
             logger.debug("what was raised", exc_info=error)
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from tunebook.envs import envs
-from tunebook.errors import EnvironmentVariableError, TunebookError
+from tunebook.errors import EnvironmentVariableError, in_one_line
 
 logger = logging.getLogger("tunebook.vllm")
 
@@ -25,6 +25,5 @@ def join_vllms() -> None:
 def say(what: str, error: Exception) -> None:
     """One line for what went wrong, at DEBUG with where it did."""
     join_vllms()
-    why = str(error) if isinstance(error, TunebookError) else f"{type(error).__name__}: {error}"
-    logger.error("%s: %s", what, why.replace("\n", "; "))
+    logger.error("%s: %s", what, in_one_line(error))
     logger.debug("what was raised", exc_info=error)
